@@ -1,0 +1,56 @@
+"""Bilevel optimization: model a leader and its followers in CVXPY, solve with a certificate."""
+
+from bilevel import instances
+from bilevel.errors import (
+    BackendError,
+    BackendNotFound,
+    BilevelError,
+    BilevelWarning,
+    ProblemError,
+    SolveFailed,
+    UnsupportedProblem,
+)
+from bilevel.problem.problem import Follower, Problem
+from bilevel.program import Progress
+from bilevel.reformulate import KKT, SOS1, BigM, Indicator, InnerDual, Product, StrongDuality
+from bilevel.solution import Certificate, Solution, Stats, Tolerances
+from bilevel.solvers import Auto, Choice, SingleLevel, WorstCase, solve
+from bilevel.status import Status
+from bilevel.structure import Stance, Structure
+from bilevel.verify import verify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "KKT",
+    "SOS1",
+    "Auto",
+    "BackendError",
+    "BackendNotFound",
+    "BigM",
+    "BilevelError",
+    "BilevelWarning",
+    "Certificate",
+    "Choice",
+    "Follower",
+    "Indicator",
+    "InnerDual",
+    "Problem",
+    "ProblemError",
+    "Product",
+    "Progress",
+    "SingleLevel",
+    "Solution",
+    "SolveFailed",
+    "Stance",
+    "Stats",
+    "Status",
+    "StrongDuality",
+    "Structure",
+    "Tolerances",
+    "UnsupportedProblem",
+    "WorstCase",
+    "instances",
+    "solve",
+    "verify",
+]

@@ -1,0 +1,1 @@
+"""Problems from practice, built from their data; nothing here solves a bilevel problem."""

@@ -1,0 +1,52 @@
+"""The contract of a backend."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from bilevel.problem.functions import Array
+from bilevel.program import Feature, Limits, Program, RawAnswer
+
+
+class AbstractBackend(ABC):
+    """Hands a program to one vendor's solver.
+
+    Attributes
+    ----------
+    name
+        The vendor, as users write it.
+    features
+        What the vendor can take.
+    """
+
+    name: ClassVar[str]
+    features: ClassVar[Feature]
+
+    def missing(self, program: Program) -> Feature:
+        """Return what the program needs and this vendor lacks."""
+        return program.features & ~self.features
+
+    @abstractmethod
+    def solve(self, program: Program, limits: Limits, start: Array | None = None) -> RawAnswer:
+        """Solve a program whose features the vendor has.
+
+        Parameters
+        ----------
+        program
+            The program; minimisation.
+        limits
+            Time, gap, seed, vendor options and the progress callback.
+        start
+            A point to begin with, shape ``(n,)``; it need not be feasible.
+
+        Returns
+        -------
+        RawAnswer
+            A point only if the vendor calls it feasible; a bound only if it is proved.
+
+        Raises
+        ------
+        BackendError
+            If the vendor raises, or answers with a status this library does not know.
+        """

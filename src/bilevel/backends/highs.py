@@ -1,0 +1,140 @@
+"""HiGHS: linear programs and mixed-integer linear programs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import highspy
+import numpy as np
+
+from bilevel.backends.backend import AbstractBackend
+from bilevel.errors import BackendError
+from bilevel.problem.functions import Array
+from bilevel.program import Feature, Limits, Program, Progress, RawAnswer, Termination
+
+_STATUS = {
+    highspy.HighsModelStatus.kOptimal: Termination.OPTIMAL,
+    highspy.HighsModelStatus.kModelEmpty: Termination.OPTIMAL,
+    highspy.HighsModelStatus.kInfeasible: Termination.INFEASIBLE,
+    highspy.HighsModelStatus.kUnbounded: Termination.UNBOUNDED,
+    highspy.HighsModelStatus.kUnboundedOrInfeasible: Termination.INFEASIBLE_OR_UNBOUNDED,
+    highspy.HighsModelStatus.kTimeLimit: Termination.LIMIT,
+    highspy.HighsModelStatus.kIterationLimit: Termination.LIMIT,
+    highspy.HighsModelStatus.kSolutionLimit: Termination.LIMIT,
+    highspy.HighsModelStatus.kObjectiveBound: Termination.LIMIT,
+    highspy.HighsModelStatus.kObjectiveTarget: Termination.LIMIT,
+    highspy.HighsModelStatus.kInterrupt: Termination.INTERRUPTED,
+    highspy.HighsModelStatus.kHighsInterrupt: Termination.INTERRUPTED,
+    highspy.HighsModelStatus.kUnknown: Termination.NUMERICAL,
+    highspy.HighsModelStatus.kSolveError: Termination.NUMERICAL,
+    highspy.HighsModelStatus.kPostsolveError: Termination.NUMERICAL,
+    highspy.HighsModelStatus.kPresolveError: Termination.NUMERICAL,
+}
+
+
+class HiGHS(AbstractBackend):
+    """HiGHS through highspy: LP by simplex (with multipliers), MIP by branch and cut."""
+
+    name = "highs"
+    features = Feature.INTEGER
+
+    def solve(self, program: Program, limits: Limits, start: Array | None = None) -> RawAnswer:
+        """See the abstract method."""
+        solver = highspy.Highs()
+        solver.setOptionValue("output_flag", limits.verbose)
+        self._options(solver, program, limits)
+        try:
+            status = solver.passModel(_model(program))
+        except Exception as error:
+            raise BackendError(f"HiGHS could not read the model: {error}") from error
+        if status == highspy.HighsStatus.kError:
+            raise BackendError("HiGHS refused the model.")
+        if start is not None and program.integer.any():
+            point = highspy.HighsSolution()
+            point.col_value = start.tolist()
+            solver.setSolution(point)
+        if limits.progress is not None and program.integer.any():
+            _watch(solver, program, limits.progress)
+        began = time.perf_counter()
+        # The solve runs in highspy's own thread so that Ctrl-C reaches Python and cancels it.
+        solver.HandleKeyboardInterrupt = program.integer.any()
+        try:
+            solver.solve()
+        except KeyboardInterrupt:
+            pass
+        seconds = time.perf_counter() - began
+        return _answer(solver, program, seconds)
+
+    def _options(self, solver: Any, program: Program, limits: Limits) -> None:
+        if limits.time_limit is not None:
+            solver.setOptionValue("time_limit", float(limits.time_limit))
+        if limits.seed is not None:
+            solver.setOptionValue("random_seed", int(limits.seed))
+        solver.setOptionValue("primal_feasibility_tolerance", 1e-9)
+        solver.setOptionValue("dual_feasibility_tolerance", 1e-9)
+        if program.integer.any():
+            solver.setOptionValue("mip_rel_gap", limits.rtol / 10)
+            solver.setOptionValue("mip_abs_gap", limits.atol)
+            solver.setOptionValue("mip_feasibility_tolerance", 1e-9)
+        for name, value in limits.options.items():
+            if solver.setOptionValue(name, value) == highspy.HighsStatus.kError:
+                raise BackendError(f"HiGHS does not know the option {name!r} or its value.")
+
+
+def _model(program: Program) -> Any:
+    model, lp = highspy.HighsModel(), None
+    lp = model.lp_
+    lp.num_col_, lp.num_row_ = program.n, len(program.rows)
+    lp.col_cost_, lp.offset_ = program.objective.c, program.objective.constant
+    lp.col_lower_, lp.col_upper_ = program.lower, program.upper
+    lp.row_lower_ = np.where(program.rows.equality, program.rows.b, -np.inf)
+    lp.row_upper_ = program.rows.b
+    matrix = program.rows.A
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+    lp.a_matrix_.num_col_, lp.a_matrix_.num_row_ = program.n, len(program.rows)
+    lp.a_matrix_.start_ = matrix.indptr.astype(np.int32)
+    lp.a_matrix_.index_ = matrix.indices.astype(np.int32)
+    lp.a_matrix_.value_ = matrix.data
+    if program.integer.any():
+        kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
+        lp.integrality_ = [kinds[int(flag)] for flag in program.integer]
+    return model
+
+
+def _watch(solver: Any, program: Program, progress: Any) -> None:
+    best: list[float | None] = [None]
+
+    def report(event: Any) -> None:
+        out = event.data_out
+        value = out.mip_primal_bound
+        best[0] = value if np.isfinite(value) else None
+        bound = out.mip_dual_bound if np.isfinite(out.mip_dual_bound) else None
+        moment = Progress(out.running_time, best[0], bound, int(out.mip_node_count))
+        if progress(moment):
+            solver.cancelSolve()
+
+    solver.cbMipInterrupt.subscribe(report)
+    solver.cbMipImprovingSolution.subscribe(report)
+
+
+def _answer(solver: Any, program: Program, seconds: float) -> RawAnswer:
+    raw = solver.getModelStatus()
+    termination = _STATUS.get(raw)
+    if termination is None:
+        raise BackendError(f"HiGHS answered with an unknown status: {raw}.")
+    info, solution = solver.getInfo(), solver.getSolution()
+    feasible = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
+    usable = termination in (Termination.OPTIMAL, Termination.LIMIT, Termination.INTERRUPTED)
+    v = np.array(solution.col_value) if usable and feasible and solution.value_valid else None
+    is_mip = program.integer.any()
+    bound, nodes = -np.inf, 0
+    if is_mip:
+        bound, nodes = info.mip_dual_bound, max(int(info.mip_node_count), 0)
+    elif termination is Termination.OPTIMAL:
+        bound = info.objective_function_value
+    duals = None
+    if not is_mip and v is not None and solution.dual_valid:
+        # HiGHS: gradient = A' row_dual + col_dual; ours: gradient + A' lam = 0 with lam >= 0.
+        duals = -np.array(solution.row_dual)
+    return RawAnswer(termination, v, float(bound), duals, nodes, seconds, str(raw).split(".k")[-1])

@@ -1,0 +1,243 @@
+"""SCIP: everything this library's programs contain, to global optimality."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pyscipopt
+from pyscipopt.scip import Expr, Term
+
+from bilevel.backends.backend import AbstractBackend
+from bilevel.errors import BackendError
+from bilevel.problem.functions import Array
+from bilevel.program import Feature, Limits, Program, Progress, RawAnswer, Termination
+
+_STATUS = {
+    "optimal": Termination.OPTIMAL,
+    "gaplimit": Termination.OPTIMAL,
+    "infeasible": Termination.INFEASIBLE,
+    "unbounded": Termination.UNBOUNDED,
+    "inforunbd": Termination.INFEASIBLE_OR_UNBOUNDED,
+    "timelimit": Termination.LIMIT,
+    "nodelimit": Termination.LIMIT,
+    "totalnodelimit": Termination.LIMIT,
+    "stallnodelimit": Termination.LIMIT,
+    "memlimit": Termination.LIMIT,
+    "sollimit": Termination.LIMIT,
+    "bestsollimit": Termination.LIMIT,
+    "restartlimit": Termination.LIMIT,
+    "userinterrupt": Termination.INTERRUPTED,
+    "terminate": Termination.INTERRUPTED,
+    "unknown": Termination.NUMERICAL,
+}
+
+
+class SCIP(AbstractBackend):
+    """SCIP through PySCIPOpt: SOS1, indicators, products of variables, cones, integers."""
+
+    name = "scip"
+    features = ~Feature.NONE
+
+    def solve(self, program: Program, limits: Limits, start: Array | None = None) -> RawAnswer:
+        """See the abstract method."""
+        model = pyscipopt.Model()
+        if not limits.verbose:
+            model.hideOutput()
+        try:
+            _options(model, limits)
+            columns = _build(model, program)
+            if start is not None:
+                _start(model, columns, start)
+            if limits.progress is not None:
+                model.includeEventhdlr(_Watcher(limits.progress), "progress", "reports progress")
+            began = time.perf_counter()
+            # Without the GIL: other threads go on, and SCIP's own handler catches Ctrl-C.
+            model.optimizeNogil()
+            seconds = time.perf_counter() - began
+            return _answer(model, columns, seconds)
+        except BackendError:
+            raise
+        except Exception as error:
+            raise BackendError(f"SCIP failed: {error}") from error
+
+
+def _options(model: Any, limits: Limits) -> None:
+    if limits.time_limit is not None:
+        model.setParam("limits/time", float(limits.time_limit))
+    if limits.seed is not None:
+        model.setParam("randomization/randomseedshift", int(limits.seed))
+    model.setParam("limits/gap", limits.rtol / 10)
+    model.setParam("limits/absgap", limits.atol)
+    # A pair (lam, slack) that is only nearly complementary costs the follower lam * slack, so
+    # SCIP's default of 1e-6 would show up in the certificate.
+    model.setParam("numerics/feastol", 1e-9)
+    model.setParam("numerics/dualfeastol", 1e-9)
+    for name, value in limits.options.items():
+        try:
+            model.setParam(name, value)
+        except Exception as error:
+            raise BackendError(f"SCIP does not accept the option {name!r} = {value!r}.") from error
+
+
+def _build(model: Any, program: Program) -> list[Any]:
+    kinds = ["I" if flag else "C" for flag in program.integer]
+    lower = [None if not np.isfinite(b) else float(b) for b in program.lower]
+    upper = [None if not np.isfinite(b) else float(b) for b in program.upper]
+    columns = []
+    for name, kind, low, high in zip(program.names, kinds, lower, upper, strict=True):
+        kind = "B" if kind == "I" and low == 0 and high == 1 else kind
+        columns.append(model.addVar(name=name, vtype=kind, lb=low, ub=high))
+    _objective(model, program, columns)
+    _rows(model, program, columns)
+    for number, cone in enumerate(program.cones):
+        values = [
+            Expr(_linear(cone.A, i, columns)) - float(cone.b[i]) for i in range(len(cone.b))
+        ]
+        side = model.addVar(name=f"cone[{number}]", lb=0.0)
+        model.addCons(side == values[0])
+        model.addCons(pyscipopt.quicksum(part * part for part in values[1:]) <= side * side)
+    for name, members in program.sos1:
+        weights = [float(i + 1) for i in range(len(members))]
+        model.addConsSOS1([columns[c] for c in members], weights, name=name)
+    for rule in program.indicators:
+        for sign in (1.0, -1.0):
+            low, high = program.lower[rule.target], program.upper[rule.target]
+            if (sign > 0 and high <= 0) or (sign < 0 and low >= 0):
+                continue
+            model.addConsIndicator(
+                sign * columns[rule.target] <= 0,
+                columns[rule.binary],
+                activeone=bool(rule.active),
+                name=rule.name,
+            )
+    return columns
+
+
+def _objective(model: Any, program: Program, columns: list[Any]) -> None:
+    objective = program.objective
+    terms = {Term(columns[j]): float(objective.c[j]) for j in np.flatnonzero(objective.c)}
+    if objective.P.nnz:
+        # SCIP takes linear objectives only: an epigraph column carries the quadratic.
+        half = objective.P.tocoo()
+        quadratic: dict[Any, float] = {}
+        for i, j, value in zip(half.row, half.col, half.data, strict=True):
+            key = Term(columns[i], columns[j])
+            quadratic[key] = quadratic.get(key, 0.0) + 0.5 * float(value)
+        epigraph = model.addVar(name="objective", lb=None)
+        model.addCons(Expr(quadratic) <= epigraph, name="objective")
+        terms[Term(epigraph)] = 1.0
+    model.setObjective(Expr(terms) + objective.constant, "minimize")
+
+
+def _rows(model: Any, program: Program, columns: list[Any]) -> None:
+    rows = program.rows
+    extra: dict[int, dict[Any, float]] = {}
+    for row, (i, j), value in zip(
+        rows.products.row, rows.products.factors, rows.products.value, strict=True
+    ):
+        extra.setdefault(int(row), {})[Term(columns[i], columns[j])] = float(value)
+    for row, name in enumerate(rows.names):
+        terms = _linear(rows.A, row, columns)
+        terms.update(extra.get(row, {}))
+        if not terms:
+            if (abs(rows.b[row]) > 1e-9) if rows.equality[row] else (rows.b[row] < -1e-9):
+                zero = model.addVar(name=f"never[{name}]", lb=0.0, ub=0.0)
+                model.addCons(zero >= 1.0, name=name)
+            continue
+        value, rhs = Expr(terms), float(rows.b[row])
+        model.addCons(value == rhs if rows.equality[row] else value <= rhs, name=name)
+
+
+def _linear(matrix: Any, row: int, columns: list[Any]) -> dict[Any, float]:
+    part = slice(matrix.indptr[row], matrix.indptr[row + 1])
+    return {
+        Term(columns[j]): float(value)
+        for j, value in zip(matrix.indices[part], matrix.data[part], strict=True)
+        if value != 0.0
+    }
+
+
+def _start(model: Any, columns: list[Any], start: Array) -> None:
+    solution = model.createSol()
+    for column, value in zip(columns, start, strict=True):
+        model.setSolVal(solution, column, float(value))
+    for column in model.getVars()[len(columns) :]:
+        if column.name == "objective":
+            break
+    else:
+        model.addSol(solution)
+        return
+    # The epigraph column's value follows from the objective; SCIP completes a partial point.
+    partial = model.createPartialSol()
+    for column, value in zip(columns, start, strict=True):
+        model.setSolVal(partial, column, float(value))
+    model.addSol(partial)
+
+
+class _Watcher(pyscipopt.Eventhdlr):
+    """Reports each new incumbent and, a few times a second, the state of the search."""
+
+    _EVERY = 0.1
+
+    def __init__(self, progress: Any) -> None:
+        self._progress = progress
+        self._last = -np.inf
+
+    def eventinit(self) -> None:
+        for event in (
+            pyscipopt.SCIP_EVENTTYPE.BESTSOLFOUND,
+            pyscipopt.SCIP_EVENTTYPE.NODESOLVED,
+            pyscipopt.SCIP_EVENTTYPE.LPSOLVED,
+        ):
+            self.model.catchEvent(event, self)
+
+    def eventexit(self) -> None:
+        for event in (
+            pyscipopt.SCIP_EVENTTYPE.BESTSOLFOUND,
+            pyscipopt.SCIP_EVENTTYPE.NODESOLVED,
+            pyscipopt.SCIP_EVENTTYPE.LPSOLVED,
+        ):
+            self.model.dropEvent(event, self)
+
+    def eventexec(self, event: Any) -> None:
+        model = self.model
+        now = model.getSolvingTime()
+        new = event.getType() == pyscipopt.SCIP_EVENTTYPE.BESTSOLFOUND
+        if not new and now - self._last < self._EVERY:
+            return
+        self._last = now
+        moment = Progress(
+            now,
+            _finite(model, model.getPrimalbound()),
+            _finite(model, model.getDualbound()),
+            int(model.getNTotalNodes()),
+        )
+        if self._progress(moment):
+            model.interruptSolve()
+
+
+def _finite(model: Any, value: float) -> float | None:
+    return None if model.isInfinity(abs(value)) else float(value)
+
+
+def _answer(model: Any, columns: list[Any], seconds: float) -> RawAnswer:
+    raw = model.getStatus()
+    if raw not in _STATUS:
+        raise BackendError(f"SCIP answered with an unknown status: {raw}.")
+    termination, v = _STATUS[raw], None
+    usable = termination not in (Termination.INFEASIBLE, Termination.UNBOUNDED)
+    if usable and model.getNSols() > 0:
+        best = model.getBestSol()
+        v = np.array([model.getSolVal(best, column) for column in columns])
+    bound = _finite(model, model.getDualbound())
+    return RawAnswer(
+        termination,
+        v,
+        -np.inf if bound is None else bound,
+        None,
+        int(model.getNTotalNodes()),
+        seconds,
+        raw,
+    )

@@ -1,0 +1,291 @@
+"""Polynomial functions of all columns of a bilevel problem, kept as sparse arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Monomials:
+    """Products of columns: ``value[t] * w[factors[t, 0]] * w[factors[t, 1]] ...`` added to a row.
+
+    Parameters
+    ----------
+    row
+        Row each term belongs to, shape ``(t,)``.
+    factors
+        Columns multiplied, shape ``(t, degree)``, sorted along the last axis.
+    value
+        Coefficients, shape ``(t,)``.
+    """
+
+    row: Array
+    factors: Array
+    value: Array
+
+    @classmethod
+    def empty(cls, degree: int = 2) -> Monomials:
+        """Return no terms of the given degree."""
+        return cls(np.empty(0, int), np.empty((0, degree), int), np.empty(0))
+
+    @classmethod
+    def collect(cls, row: Array, factors: Array, value: Array) -> Monomials:
+        """Sort factors, add up equal terms and drop zeros."""
+        if not len(row):
+            return cls.empty(factors.shape[1])
+        keys = np.column_stack([row, np.sort(factors, axis=1)])
+        unique, inverse = np.unique(keys, axis=0, return_inverse=True)
+        total = np.bincount(inverse.ravel(), weights=value, minlength=len(unique))
+        keep = total != 0
+        return cls(unique[keep, 0], unique[keep, 1:], total[keep])
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def evaluate(self, w: Array, n_rows: int) -> Array:
+        """Return the sum of the terms of each row at ``w``, shape ``(n_rows,)``."""
+        if not len(self):
+            return np.zeros(n_rows)
+        return np.bincount(self.row, self.value * w[self.factors].prod(axis=1), n_rows)
+
+    def take(self, rows: Array) -> Monomials:
+        """Keep the terms of ``rows`` (a boolean mask) and renumber the rows."""
+        keep = rows[self.row]
+        renumber = np.cumsum(rows) - 1
+        return Monomials(renumber[self.row[keep]], self.factors[keep], self.value[keep])
+
+
+@dataclass(frozen=True)
+class Rows:
+    r"""Constraint functions ``g(w) = A w + products - b``, each ``<= 0`` or ``== 0``.
+
+    Parameters
+    ----------
+    A
+        Linear part, shape ``(m, n)``.
+    b
+        Right-hand side, shape ``(m,)``.
+    equality
+        Whether a row is an equation, shape ``(m,)``.
+    products
+        Terms of degree two.
+    names
+        One readable name per row.
+    """
+
+    A: sp.csr_array
+    b: Array
+    equality: Array
+    products: Monomials
+    names: tuple[str, ...]
+
+    @classmethod
+    def empty(cls, n: int) -> Rows:
+        """Return no rows over ``n`` columns."""
+        none = np.empty(0)
+        return cls(sp.csr_array((0, n)), none, none.astype(bool), Monomials.empty(), ())
+
+    @classmethod
+    def stack(cls, *parts: Rows) -> Rows:
+        """Put the rows of several records below each other."""
+        offsets = np.cumsum([0] + [len(part) for part in parts])
+        shifted = [(o, p.products) for o, p in zip(offsets, parts, strict=False)]
+        return cls(
+            sp.csr_array(sp.vstack([p.A for p in parts])),
+            np.concatenate([p.b for p in parts]),
+            np.concatenate([p.equality for p in parts]),
+            Monomials(
+                np.concatenate([m.row + o for o, m in shifted]),
+                np.concatenate([m.factors for _, m in shifted]),
+                np.concatenate([m.value for _, m in shifted]),
+            ),
+            sum((p.names for p in parts), ()),
+        )
+
+    def __len__(self) -> int:
+        return len(self.b)
+
+    def take(self, mask: Array) -> Rows:
+        """Keep the rows of a boolean mask, shape ``(m,)``."""
+        names = tuple(name for name, keep in zip(self.names, mask, strict=True) if keep)
+        products = self.products.take(mask)
+        return Rows(self.A[mask], self.b[mask], self.equality[mask], products, names)
+
+    def evaluate(self, w: Array) -> Array:
+        """Return ``g(w)``, shape ``(m,)``."""
+        return self.A @ w - self.b + self.products.evaluate(w, len(self))
+
+    def violation(self, w: Array) -> Array:
+        """Return how far each row is violated at ``w``, rows scaled to unit norm, shape ``(m,)``."""
+        value = self.evaluate(w)
+        scale = self._scale(w)
+        return np.where(self.equality, np.abs(value), np.maximum(value, 0.0)) / scale
+
+    def touches(self, columns: Array) -> Array:
+        """Return which rows contain one of ``columns`` (boolean mask ``(n,)``), shape ``(m,)``."""
+        touched = abs(self.A) @ columns.astype(float) > 0
+        hit = columns[self.products.factors].any(axis=1) if len(self.products) else []
+        touched[self.products.row[hit]] = True
+        return touched
+
+    def project(self, free: Array, w: Array) -> Rows:
+        """Return the rows over the columns ``free`` only, all others fixed at ``w``."""
+        position = _positions(free, len(w))
+        fixed = w.copy()
+        fixed[free] = 0.0
+        A, rhs = sp.csr_array(self.A[:, free]), self.b - self.A @ fixed
+        terms = self.products
+        if not len(terms):
+            return replace(self, A=A, b=rhs)
+        inside = position[terms.factors] >= 0
+        count = inside.sum(axis=1)
+        constant = terms.value[count == 0] * w[terms.factors[count == 0]].prod(axis=1)
+        rhs = rhs - np.bincount(terms.row[count == 0], constant, len(self))
+        row, column, value = split_once(terms, inside, w)
+        A = sp.csr_array(A + sp.coo_array((value, (row, position[column])), shape=A.shape))
+        both = count == 2
+        kept = Monomials(terms.row[both], position[terms.factors[both]], terms.value[both])
+        return Rows(A, rhs, self.equality, kept, self.names)
+
+    def pad(self, n: int) -> Rows:
+        """Return the same rows over ``n`` columns, the new ones with zero coefficients."""
+        return replace(self, A=widen(self.A, n))
+
+    def _scale(self, w: Array) -> Array:
+        squares = np.asarray(self.A.power(2).sum(axis=1)).ravel()
+        if len(self.products):
+            for factor in range(2):
+                slope = self.products.value * w[self.products.factors[:, 1 - factor]]
+                squares = squares + np.bincount(self.products.row, slope**2, len(self))
+        return np.maximum(np.sqrt(squares), 1.0)
+
+
+@dataclass(frozen=True)
+class Objective:
+    r"""A function ``f(w) = w'Pw/2 + c'w + constant + cubic terms``, always minimised.
+
+    Parameters
+    ----------
+    P
+        Symmetric matrix, shape ``(n, n)``.
+    c
+        Linear part, shape ``(n,)``.
+    constant
+        Constant part.
+    cubic
+        Terms of degree three (a leader variable scaling a follower's quadratic).
+    maximize
+        Whether the user maximizes ``-f``; values are reported in the user's sense.
+    """
+
+    P: sp.csr_array
+    c: Array
+    constant: float = 0.0
+    cubic: Monomials = field(default_factory=lambda: Monomials.empty(3))
+    maximize: bool = False
+
+    @property
+    def sign(self) -> float:
+        """Factor between ``f`` and the value in the user's sense."""
+        return -1.0 if self.maximize else 1.0
+
+    @cached_property
+    def is_linear(self) -> bool:
+        """Whether ``f`` is affine."""
+        return self.P.nnz == 0 and not len(self.cubic)
+
+    def evaluate(self, w: Array) -> float:
+        """Return ``f(w)`` (minimisation sense)."""
+        quadratic = 0.5 * float(w @ (self.P @ w)) if self.P.nnz else 0.0
+        cubic = float(self.cubic.evaluate(w, 1)[0]) if len(self.cubic) else 0.0
+        return quadratic + float(self.c @ w) + self.constant + cubic
+
+    def project(self, free: Array, w: Array) -> Objective:
+        """Return ``f`` over the columns ``free`` only, all others fixed at ``w``.
+
+        Terms with three factors in ``free`` must not exist.
+        """
+        fixed = w.copy()
+        fixed[free] = 0.0
+        P = sp.csr_array(self.P[free][:, free])
+        c = self.c[free] + (self.P @ fixed)[free]
+        constant = self.evaluate(fixed)
+        if len(self.cubic):
+            position = _positions(free, len(w))
+            inside = position[self.cubic.factors] >= 0
+            _, column, value = split_once(self.cubic, inside, w)
+            np.add.at(c, position[column], value)
+            twice = inside.sum(axis=1) == 2
+            factors, kept = self.cubic.factors[twice], inside[twice]
+            pair = position[factors[kept].reshape(-1, 2)]
+            value = self.cubic.value[twice] * w[factors[~kept]]
+            half = sp.coo_array((value, (pair[:, 0], pair[:, 1])), shape=P.shape)
+            P = sp.csr_array(P + half + half.T)
+        return Objective(P, c, constant, maximize=self.maximize)
+
+    def pad(self, n: int) -> Objective:
+        """Return the same function over ``n`` columns."""
+        extra = np.zeros(n - len(self.c))
+        square = sp.csr_array(widen(widen(self.P, n).T.tocsr(), n))
+        return replace(self, P=square, c=np.concatenate([self.c, extra]))
+
+
+@dataclass(frozen=True)
+class Cone:
+    """A second-order cone constraint ``A w - b = (t, u)`` with ``norm(u) <= t``.
+
+    Parameters
+    ----------
+    A
+        Shape ``(k, n)``.
+    b
+        Shape ``(k,)``.
+    name
+        Readable name.
+    """
+
+    A: sp.csr_array
+    b: Array
+    name: str
+
+    def violation(self, w: Array) -> float:
+        """Return ``max(norm(u) - t, 0)``."""
+        value = self.A @ w - self.b
+        return max(float(np.linalg.norm(value[1:]) - value[0]), 0.0)
+
+    def project(self, free: Array, w: Array) -> Cone:
+        """Return the cone over the columns ``free`` only, all others fixed at ``w``."""
+        fixed = w.copy()
+        fixed[free] = 0.0
+        return Cone(sp.csr_array(self.A[:, free]), self.b - self.A @ fixed, self.name)
+
+    def pad(self, n: int) -> Cone:
+        """Return the same cone over ``n`` columns."""
+        return replace(self, A=widen(self.A, n))
+
+
+def widen(matrix: sp.csr_array, n: int) -> sp.csr_array:
+    """Return ``matrix`` with zero columns appended up to width ``n``."""
+    shape = (matrix.shape[0], n)
+    return sp.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=shape)
+
+
+def split_once(terms: Monomials, inside: Array, w: Array) -> tuple[Array, Array, Array]:
+    """Return ``(row, column, coefficient)`` of terms with exactly one factor inside, rest at ``w``."""
+    once = inside.sum(axis=1) == 1
+    factors, kept = terms.factors[once], inside[once]
+    column = factors[kept]
+    others = factors[~kept].reshape(len(column), factors.shape[1] - 1)
+    return terms.row[once], column, terms.value[once] * w[others].prod(axis=1)
+
+
+def _positions(own: Array, n: int) -> Array:
+    position = np.full(n, -1)
+    position[own] = np.arange(len(own))
+    return position

@@ -1,0 +1,170 @@
+"""One level's CVXPY problem, compiled once, and its arrays at any parameter values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+import scipy.sparse as sp
+from cvxpy.error import DCPError, DPPError
+
+from bilevel.errors import ProblemError, UnsupportedProblem
+from bilevel.problem.functions import Array
+from bilevel.problem.rewrite import Rewriter
+
+_CONES = {
+    "PSD": "semidefinite",
+    "SvecPSD": "semidefinite",
+    "ExpCone": "exponential",
+    "PowCone3D": "power",
+    "PowConeND": "power",
+}
+
+
+class NotParametric(Exception):
+    """The level is not affine in its parameters: it must be compiled for every new value."""
+
+
+@dataclass(frozen=True)
+class LevelArrays:
+    """Arrays of a level in its own columns: plain leaves, auxiliary ones and products.
+
+    Row blocks are named by the id of their CVXPY constraint; a value is ``A w - b``.
+    """
+
+    P: sp.csr_array
+    c: Array
+    constant: float
+    A: sp.csr_array
+    b: Array
+
+
+class Level:
+    """A compiled level.
+
+    Parameters
+    ----------
+    who
+        How messages call it, such as ``"follower 'carrier'"``.
+    objective
+        The user's objective.
+    constraints
+        The user's constraints and those that attributes imply.
+    rewriter
+        Puts plain leaves in and takes products out.
+    """
+
+    def __init__(
+        self, who: str, objective: Any, constraints: Sequence[Any], rewriter: Rewriter
+    ) -> None:
+        self.who = who
+        self.maximize = isinstance(objective, cp.Maximize)
+        first = len(rewriter.products)
+        target = rewriter.expression(objective.args[0])
+        rows = [rewriter.constraint(constraint) for constraint in constraints]
+        self.products = tuple(rewriter.products[first:])
+        sides = [(left == 0, right == 0) for _, left, right in self.products]
+        target = -target if self.maximize else target
+        self._check_convex(objective, constraints, target, rows)
+        program = _compile(
+            who, cp.Problem(cp.Minimize(target), rows + [c for pair in sides for c in pair])
+        )
+        self._program = program
+        self._blocks(constraints, sides)
+        known = {p.id for p, _, _ in self.products}
+        self.plain_columns = {
+            i: start for i, start in program.var_id_to_col.items() if i not in known
+        }
+        self.product_columns = tuple(program.var_id_to_col.get(p.id, -1) for p, _, _ in self.products)
+        self.sizes = {v.id: v.size for v in program.variables}
+        self.n = program.x.size
+
+    def _check_convex(
+        self, objective: Any, constraints: Sequence[Any], target: Any, rows: Sequence[Any]
+    ) -> None:
+        for user, row in zip(constraints, rows, strict=True):
+            if not row.is_dcp():
+                raise UnsupportedProblem(
+                    f"Constraint {user} of {self.who} is not convex (by CVXPY's rules, products of "
+                    f"variables and squares apart). Write it with linear or convex terms."
+                )
+        if not target.is_convex():
+            sense = "maximizes" if self.maximize else "minimizes"
+            raise UnsupportedProblem(
+                f"The objective of {self.who}, which {sense} {objective.args[0]}, is not "
+                f"{'concave' if self.maximize else 'convex'} (by CVXPY's rules, products and "
+                f"squares apart). Only linear and convex quadratic objectives are supported."
+            )
+
+    def _blocks(self, constraints: Sequence[Any], sides: Sequence[tuple[Any, Any]]) -> None:
+        user = {constraint.id: i for i, constraint in enumerate(constraints)}
+        side = {c.id: (k, s) for k, pair in enumerate(sides) for s, c in enumerate(pair)}
+        self.row_constraint = np.full(self._program.constr_size, -1)
+        self.row_entry = np.zeros(self._program.constr_size, int)
+        self.equality = np.zeros(self._program.constr_size, bool)
+        self.cone_rows: list[Array] = []
+        self.side_rows: list[list[Array]] = [[np.empty(0, int)] * 2 for _ in sides]
+        start = 0
+        for block in self._program.constraints:
+            index = np.arange(start, start + block.size)
+            start += block.size
+            kind = type(block).__name__
+            if block.id in side:
+                k, which = side[block.id]
+                self.side_rows[k][which] = index
+                continue
+            self.row_constraint[index] = user.get(block.id, -1)
+            self.row_entry[index] = np.arange(block.size)
+            if kind == "Zero":
+                self.equality[index] = True
+            elif kind == "SOC":
+                offsets = np.cumsum(block.cone_sizes())[:-1]
+                self.cone_rows.extend(np.split(index, offsets))
+            elif kind != "NonNeg":
+                raise UnsupportedProblem(
+                    f"The problem of {self.who} needs a {_CONES.get(kind, kind)} cone. Levels are "
+                    f"linear or quadratic here (the leader may have second-order cones)."
+                )
+        taken = [r for pair in self.side_rows for r in pair] + self.cone_rows
+        self.linear_rows = np.ones(self._program.constr_size, bool)
+        self.linear_rows[np.concatenate([np.empty(0, int), *taken])] = False
+
+    def arrays(self, values: Mapping[int, Array]) -> LevelArrays:
+        """Return the arrays at parameter values, keyed by the id of our plain parameter."""
+        program = self._program
+        needed = {i: values[i] for i in program.param_id_to_size if i in values}
+        if program.P is None:
+            c, constant, A, b = program.apply_parameters(needed)
+            P = sp.csr_array((self.n, self.n))
+        else:
+            P, c, constant, A, b = program.apply_parameters(needed, quad_obj=True)
+        A = sp.csr_array(A)
+        self._check_finite(c, constant, A, b)
+        return LevelArrays(sp.csr_array(P), c, float(constant), -A, b)
+
+    def _check_finite(self, c: Array, constant: Any, A: sp.csr_array, b: Array) -> None:
+        if not (np.isfinite(c).all() and np.isfinite(constant)):
+            raise ProblemError(f"The objective of {self.who} contains NaN or infinite data.")
+        bad = ~np.isfinite(b)
+        bad[np.repeat(np.arange(A.shape[0]), np.diff(A.indptr))[~np.isfinite(A.data)]] = True
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            number = self.row_constraint[row]
+            where = f"Constraint {number} (counted from 0)" if number >= 0 else "A product of terms"
+            raise ProblemError(
+                f"{where} of {self.who} contains NaN or infinite data; leave a constraint out "
+                f"rather than giving it an infinite side."
+            )
+
+
+def _compile(who: str, problem: cp.Problem) -> Any:
+    try:
+        data, _, _ = problem.get_problem_data("CLARABEL", canon_backend="COO", enforce_dpp=True)
+    except DPPError as error:
+        raise NotParametric from error
+    except DCPError as error:
+        raise UnsupportedProblem(f"The problem of {who} is not convex: {error}") from error
+    return data["param_prob"]

@@ -1,0 +1,407 @@
+"""The user's problem: a leader and its followers, written in CVXPY."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import cvxpy as cp
+
+from bilevel.errors import ProblemError, UnsupportedProblem
+from bilevel.problem.canonicalize import Canonical, LevelSource, PriceSource
+from bilevel.problem.leaves import Leaf, label
+from bilevel.problem.standard import StandardForm
+from bilevel.structure import Stance, Structure
+
+
+class Follower:
+    r"""One follower: it minimizes or maximizes over its own variables, the leader's being given.
+
+    .. code-block:: text
+
+        minimize    f(x, y)           over y, for the leader's decision x
+        subject to  g(x, y) <= 0,  h(x, y) == 0
+
+    Parameters
+    ----------
+    objective
+        ``cvxpy.Minimize`` or ``cvxpy.Maximize`` of a scalar, linear or convex quadratic in the
+        follower's variables. Leader variables may multiply them.
+    constraints
+        CVXPY constraints, linear in the follower's variables.
+    variables
+        The variables this follower decides. A variable in no follower's list is the leader's.
+    name
+        Used in messages and as the key of ``solution.follower_values``.
+
+    Raises
+    ------
+    ProblemError
+        If the objective is not CVXPY's, no variable is listed, or a listed variable occurs nowhere
+        in the follower's problem.
+
+    Notes
+    -----
+    Convexity in the follower's own variables is checked when the problem is compiled. A follower
+    that is infeasible or unbounded for some leader decisions takes these decisions away from the
+    leader.
+
+    Examples
+    --------
+    >>> import cvxpy as cp, bilevel as bl
+    >>> x, y = cp.Variable(name="x"), cp.Variable(name="y")
+    >>> follower = bl.Follower(cp.Minimize(y), [y >= x, y >= 1 - x], variables=[y], name="carrier")
+    >>> problem = bl.Problem(cp.Maximize(-y), [x >= 0, x <= 1], followers=[follower])
+    >>> print(round(bl.solve(problem).leader_value, 6))
+    -0.5
+    """
+
+    def __init__(
+        self,
+        objective: Any,
+        constraints: Iterable[Any],
+        variables: Sequence[cp.Variable] | cp.Variable,
+        name: str | None = None,
+    ) -> None:
+        self.variables = _variables(variables)
+        self.name = name if name is not None else label(self.variables[0])
+        self.objective = _objective(objective, f"follower {self.name!r}")
+        self.constraints = _constraints(constraints, f"follower {self.name!r}")
+        seen = {v.id for part in (self.objective, *self.constraints) for v in part.variables()}
+        for variable in self.variables:
+            if variable.id not in seen:
+                raise ProblemError(
+                    f"Follower {self.name!r} lists variable {label(variable)}, which occurs neither in "
+                    f"its objective nor in its constraints; any value would be an answer. Remove it "
+                    f"from variables, or add the constraint that determines it."
+                )
+        self._duals: dict[int, cp.Variable] = {}
+        self._value = cp.Variable(name=f"value[{self.name}]")
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        listed = ", ".join(label(v) for v in self.variables)
+        return f"Follower({self.name!r}, variables=[{listed}])"
+
+    def dual(self, constraint: Any) -> cp.Variable:
+        """Return the multiplier of one of this follower's constraints, for use by the leader.
+
+        Parameters
+        ----------
+        constraint
+            A constraint object from the follower's list.
+
+        Returns
+        -------
+        cvxpy.Variable
+            Of the constraint's shape; its sign is that of CVXPY's ``dual_value`` when the follower
+            is solved alone. ``bl.solve`` stores its value where the leader uses it.
+
+        Raises
+        ------
+        ProblemError
+            If the constraint is not one of the follower's.
+
+        Notes
+        -----
+        Where multipliers are not unique, an optimistic leader chooses among them, which can make
+        its problem unbounded (spec T8b).
+
+        Examples
+        --------
+        >>> import cvxpy as cp, bilevel as bl
+        >>> x, y = cp.Variable(name="x"), cp.Variable(name="y")
+        >>> demand = y >= x
+        >>> follower = bl.Follower(cp.Minimize(cp.square(y)), [demand], variables=[y])
+        >>> price = follower.dual(demand)
+        >>> problem = bl.Problem(cp.Maximize(price), [x >= 0, x <= 3], followers=[follower])
+        >>> print(round(bl.solve(problem)[price].item(), 5))
+        6.0
+        """
+        if not any(constraint is own for own in self.constraints):
+            raise ProblemError(
+                f"{constraint} is not a constraint of follower {self.name!r}; pass the very object "
+                f"that stands in its list (keep it in a name: capacity = x + y <= 8)."
+            )
+        with self._lock:
+            if constraint.id not in self._duals:
+                number = next(i for i, own in enumerate(self.constraints) if own is constraint)
+                self._duals[constraint.id] = cp.Variable(
+                    constraint.shape, name=f"dual[{self.name}.c{number}]"
+                )
+            return self._duals[constraint.id]
+
+    @property
+    def value(self) -> cp.Variable:
+        """The follower's optimal value, in its own sense, for use in the leader's problem."""
+        return self._value
+
+
+class Problem:
+    r"""A leader that decides first, and followers that answer optimally.
+
+    .. code-block:: text
+
+        minimize    F(x, y)
+        subject to  G(x, y) <= 0,  y_k in argmin of follower k, for each k
+
+    Parameters
+    ----------
+    objective
+        The leader's ``cvxpy.Minimize`` or ``cvxpy.Maximize``.
+    constraints
+        The leader's constraints; those with follower variables are coupling constraints.
+    followers
+        At least one ``Follower``.
+    stance
+        ``"optimistic"`` (of several best answers the follower takes the one the leader likes best)
+        or ``"pessimistic"`` (the worst).
+
+    Raises
+    ------
+    ProblemError
+        If a variable has two owners or none, two followers share a name, or there is no follower.
+
+    Notes
+    -----
+    A variable that occurs in the leader's problem and in no follower's list is the leader's. With
+    several followers, one follower's problem may contain another's variables: the answer is then a
+    Nash equilibrium among them. Parameters may occur at both levels; new values need no second
+    compilation.
+
+    References
+    ----------
+    Dempe, *Foundations of Bilevel Programming* (2002), sections 3 and 5.
+
+    Examples
+    --------
+    >>> import cvxpy as cp, bilevel as bl
+    >>> x, y = cp.Variable(name="x"), cp.Variable(name="y")
+    >>> follower = bl.Follower(
+    ...     cp.Minimize(-y), [x + y <= 8, 4 * x + y >= 8, 2 * x + y <= 13, 2 * x <= 7 * y],
+    ...     variables=[y])
+    >>> problem = bl.Problem(cp.Minimize(3 * x + y), [0 <= x, x <= 5], followers=[follower])
+    >>> print(round(bl.solve(problem).leader_value, 6))
+    8.0
+    """
+
+    def __init__(
+        self,
+        objective: Any,
+        constraints: Iterable[Any] = (),
+        followers: Iterable[Follower] = (),
+        stance: str | Stance = Stance.OPTIMISTIC,
+    ) -> None:
+        self.objective = _objective(objective, "the leader")
+        self.constraints = _constraints(constraints, "the leader")
+        self.followers = _followers(followers)
+        self.stance = _stance(stance)
+        self.variables = _own(self)
+        self._canonical: Canonical | None = None
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        names = ", ".join(repr(follower.name) for follower in self.followers)
+        return f"Problem(followers=[{names}], stance={self.stance.value!r})"
+
+    def replace(self, **changes: Any) -> Problem:
+        """Return the same problem with some constructor arguments changed.
+
+        Examples
+        --------
+        >>> import bilevel as bl
+        >>> problem = bl.instances.get("T4").problem.replace(stance="pessimistic")
+        >>> print(problem.stance.value)
+        pessimistic
+        """
+        known = {"objective", "constraints", "followers", "stance"}
+        if unknown := set(changes) - known:
+            raise ProblemError(f"replace does not know {sorted(unknown)}; it takes {sorted(known)}.")
+        arguments = {name: changes.get(name, getattr(self, name)) for name in known}
+        twin = Problem(**arguments)
+        if set(changes) <= {"stance"}:
+            twin._canonical = self._canonical
+        return twin
+
+    @property
+    def structure(self) -> Structure:
+        """Flags of the compiled problem, at the parameters' present values."""
+        return self.compile().structure
+
+    @property
+    def parameters(self) -> tuple[cp.Parameter, ...]:
+        """All CVXPY parameters of both levels."""
+        return self.canonical.parameters
+
+    @property
+    def canonical(self) -> Canonical:
+        """The compilation, made on first use and kept."""
+        with self._lock:
+            if self._canonical is None:
+                self._canonical = _canonical(self)
+            return self._canonical
+
+    def compile(self, parameters: Mapping[cp.Parameter, Any] | None = None) -> StandardForm:
+        """Return the problem's matrices at parameter values.
+
+        Parameters
+        ----------
+        parameters
+            Values that override ``parameter.value``; keys are the parameter objects.
+
+        Raises
+        ------
+        ProblemError
+            If a value is missing, misshapen or not finite, or data contain NaN.
+        UnsupportedProblem
+            If a follower is not convex or a level needs cones that are not supported.
+
+        Examples
+        --------
+        >>> import bilevel as bl
+        >>> form = bl.instances.get("T1").problem.compile()
+        >>> print(form.n, len(form.followers))
+        2 1
+        """
+        given = dict(parameters or {})
+        known = {p.id for p in self.parameters}
+        for key in given:
+            if getattr(key, "id", None) not in known or not isinstance(key, cp.Parameter):
+                raise ProblemError(f"{key} is not a parameter of this problem.")
+        return self.canonical.at(given, self.stance)
+
+    @property
+    def leaves(self) -> dict[int, Leaf]:
+        """For each variable's id, where its columns are."""
+        return self.canonical.leaves
+
+
+def _variables(variables: Any) -> tuple[cp.Variable, ...]:
+    listed = (variables,) if isinstance(variables, cp.Variable) else tuple(variables)
+    for variable in listed:
+        if not isinstance(variable, cp.Variable):
+            raise ProblemError(
+                f"A follower's variables must be cvxpy.Variable objects, not {variable!r}."
+            )
+    if not listed:
+        raise ProblemError("A follower needs at least one entry in variables: what it decides.")
+    if len({v.id for v in listed}) < len(listed):
+        raise ProblemError("A follower lists the same variable twice.")
+    return listed
+
+
+def _objective(objective: Any, who: str) -> Any:
+    if not isinstance(objective, (cp.Minimize, cp.Maximize)):
+        raise ProblemError(
+            f"The objective of {who} must be cvxpy.Minimize(...) or cvxpy.Maximize(...), not "
+            f"{type(objective).__name__}."
+        )
+    return objective
+
+
+def _constraints(constraints: Iterable[Any], who: str) -> tuple[Any, ...]:
+    listed = []
+    for constraint in constraints:
+        if isinstance(constraint, (bool,)) or not hasattr(constraint, "is_dcp"):
+            raise ProblemError(
+                f"A constraint of {who} is {constraint!r}, which is not a CVXPY constraint. A "
+                f"comparison of two numbers gives a plain truth value."
+            )
+        listed.append(constraint)
+    if len({c.id for c in listed}) < len(listed):
+        raise ProblemError(f"{who} lists the same constraint object twice.")
+    return tuple(listed)
+
+
+def _followers(followers: Iterable[Follower]) -> tuple[Follower, ...]:
+    listed = (followers,) if isinstance(followers, Follower) else tuple(followers)
+    if not listed:
+        raise ProblemError("A bilevel problem needs at least one follower.")
+    for follower in listed:
+        if not isinstance(follower, Follower):
+            raise ProblemError(f"followers must hold bilevel.Follower objects, not {follower!r}.")
+    names = [follower.name for follower in listed]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ProblemError(f"Two followers are called {sorted(twice)[0]!r}; give each its own name.")
+    return listed
+
+
+def _stance(stance: str | Stance) -> Stance:
+    try:
+        return Stance(stance)
+    except ValueError as error:
+        raise ProblemError(
+            f"stance must be 'optimistic' or 'pessimistic', not {stance!r}."
+        ) from error
+
+
+def _own(problem: Problem) -> tuple[cp.Variable, ...]:
+    """Return the leader's variables, after checking that every variable has one owner."""
+    owner: dict[int, str] = {}
+    for follower in problem.followers:
+        for variable in follower.variables:
+            if variable.id in owner:
+                raise ProblemError(
+                    f"Variable {label(variable)} is listed by followers {owner[variable.id]!r} and "
+                    f"{follower.name!r}; exactly one must decide it."
+                )
+            owner[variable.id] = follower.name
+    derived = {v.id for f in problem.followers for v in (*f._duals.values(), f._value)}
+    parts = (problem.objective, *problem.constraints)
+    leader = {
+        v.id: v
+        for part in parts
+        for v in part.variables()
+        if v.id not in owner and v.id not in derived
+    }
+    for variable in leader.values():
+        if variable.name().startswith(("dual[", "value[")):
+            raise ProblemError(
+                f"The leader uses {label(variable)} of a follower that is not in this problem."
+            )
+    for follower in problem.followers:
+        for part in (follower.objective, *follower.constraints):
+            for variable in part.variables():
+                if variable.id in derived:
+                    raise ProblemError(
+                        f"Follower {follower.name!r} uses {label(variable)}; multipliers and values "
+                        f"of followers may be used by the leader only."
+                    )
+                if variable.id not in owner and variable.id not in leader:
+                    raise ProblemError(
+                        f"Variable {label(variable)} occurs only in follower {follower.name!r} and is in no "
+                        f"follower's list. Add it to variables=[...] of the follower that decides "
+                        f"it, or use it in the leader's problem if the leader does."
+                    )
+    return tuple(leader.values())
+
+
+def _canonical(problem: Problem) -> Canonical:
+    used = {v.id for part in (problem.objective, *problem.constraints) for v in part.variables()}
+    leader = LevelSource("the leader", problem.objective, problem.constraints, problem.variables)
+    sources, prices, values = [], [], []
+    for k, follower in enumerate(problem.followers):
+        who = f"follower {follower.name!r}"
+        _check_continuous(follower)
+        sources.append(
+            LevelSource(who, follower.objective, follower.constraints, follower.variables)
+        )
+        for number, constraint in enumerate(follower.constraints):
+            dual = follower._duals.get(constraint.id)
+            if dual is not None and dual.id in used:
+                prices.append(PriceSource(dual, k, number))
+        if follower._value.id in used:
+            values.append((follower._value, k))
+    return Canonical(leader, sources, prices, values, [f.name for f in problem.followers])
+
+
+def _check_continuous(follower: Follower) -> None:
+    for variable in follower.variables:
+        if variable.attributes.get("boolean") or variable.attributes.get("integer"):
+            raise UnsupportedProblem(
+                f"Follower {follower.name!r} decides the integer variable {label(variable)}. "
+                f"Optimality conditions and strong duality do not hold for integer followers, so no "
+                f"present method accepts one: relax {label(variable)}, or wait for the branch-and-cut "
+                f"solver that is planned for them."
+            )

@@ -1,0 +1,20 @@
+"""Bilevel problem to single-level program, and the way back."""
+
+from bilevel.reformulate.encodings import SOS1, AbstractEncoding, BigM, Indicator, Product
+from bilevel.reformulate.kkt import KKT
+from bilevel.reformulate.pessimistic import InnerDual
+from bilevel.reformulate.reformulation import AbstractReformulation, Reformulated
+from bilevel.reformulate.strong_duality import StrongDuality
+
+__all__ = [
+    "KKT",
+    "SOS1",
+    "AbstractEncoding",
+    "AbstractReformulation",
+    "BigM",
+    "Indicator",
+    "InnerDual",
+    "Product",
+    "Reformulated",
+    "StrongDuality",
+]

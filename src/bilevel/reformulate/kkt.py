@@ -1,0 +1,128 @@
+"""Followers replaced by their Karush-Kuhn-Tucker conditions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bilevel.problem.functions import Rows
+from bilevel.problem.standard import StandardForm
+from bilevel.program import Builder
+from bilevel.reformulate.encodings import SOS1, AbstractEncoding
+from bilevel.reformulate.products import Linearizer
+from bilevel.reformulate.reformulation import (
+    AbstractReformulation,
+    Reformulated,
+    add_multipliers,
+    begin,
+    stationarity,
+    with_slacks,
+)
+from bilevel.structure import Stance
+
+
+@dataclass(frozen=True)
+class KKT(AbstractReformulation):
+    r"""Each follower becomes feasibility, stationarity and complementarity.
+
+    .. code-block:: text
+
+        grad_y f + lam' grad_y g + nu' grad_y h = 0,   g + s = 0,   h = 0,
+        lam >= 0,  s >= 0,  lam_i s_i = 0
+
+    Parameters
+    ----------
+    encoding
+        How ``lam_i s_i = 0`` is written: ``SOS1``, ``Indicator``, ``BigM`` or ``Product``.
+
+    Notes
+    -----
+    Exact for convex followers with linear constraints (no constraint qualification is needed).
+    Followers that see each other's variables are stacked: the answer is a Nash equilibrium.
+
+    References
+    ----------
+    Fortuny-Amat and McCarl (1981), *Journal of the Operational Research Society* 32; spec T6.
+
+    Examples
+    --------
+    >>> import bilevel as bl
+    >>> solver = bl.SingleLevel(bl.KKT(bl.SOS1()), backend="scip")
+    >>> print(round(bl.solve(bl.instances.get("T16").problem, solver).leader_value, 5))
+    10.125
+    """
+
+    encoding: AbstractEncoding = field(default_factory=SOS1)
+
+    def accepts(self, form: StandardForm) -> tuple[str, ...]:
+        """See the abstract method."""
+        if form.stance is Stance.PESSIMISTIC:
+            return (
+                "KKT conditions describe the optimistic problem; use WorstCase or Auto for the "
+                "pessimistic one.",
+            )
+        return ()
+
+    def apply(self, form: StandardForm) -> Reformulated:
+        """See the abstract method."""
+        builder = begin(form)
+        linearizer = Linearizer(builder, self.encoding)
+        multipliers, origins = [], []
+        for k in range(len(form.followers)):
+            columns, rows, origin = self._follower(form, k, builder)
+            multipliers.append(columns)
+            origins.append(origin)
+            for part in rows:
+                builder.rows(linearizer.rows(part))
+        builder.rows(linearizer.rows(form.rows))
+        add_prices(builder, form, multipliers)
+        objective = linearizer.objective(form.objective)
+        note = "; ".join(dict.fromkeys(o for o in origins if o))
+        proved = self.encoding.proved
+        return Reformulated(builder.build(objective), form.n, tuple(multipliers), proved, note)
+
+    def _follower(
+        self, form: StandardForm, k: int, builder: Builder
+    ) -> tuple[np.ndarray, tuple[Rows, Rows], str]:
+        follower, bounds = form.followers[k], self.encoding.bounds(form, k)
+        rows = follower.rows
+        upper = None if bounds is None else bounds.multiplier
+        columns = add_multipliers(builder, follower, upper)
+        inequality = np.flatnonzero(~rows.equality)
+        slacks = np.array(
+            [
+                builder.column(
+                    f"slack[{follower.name}.{rows.names[r]}]",
+                    0.0,
+                    np.inf if bounds is None else float(bounds.slack[r]),
+                    recipe=_slack_recipe(rows, int(r), form.n),
+                )
+                for r in inequality
+            ],
+            int,
+        )
+        for r, slack in zip(inequality, slacks, strict=True):
+            limits = (np.inf, np.inf)
+            if bounds is not None:
+                limits = (float(bounds.multiplier[r]), float(bounds.slack[r]))
+            name = f"{follower.name}.{rows.names[r]}"
+            self.encoding.pair(builder, int(columns[r]), int(slack), name, limits)
+        n = len(builder)
+        parts = (with_slacks(rows, slacks, n), stationarity(follower, columns, n))
+        return columns, parts, "" if bounds is None else bounds.origin
+
+
+def add_prices(builder: Builder, form: StandardForm, multipliers: list[np.ndarray]) -> None:
+    """Tie the leader's price columns to the followers' multipliers."""
+    for price in form.prices:
+        target = int(multipliers[price.follower][price.row])
+        name = form.columns.names[price.column]
+        builder.row([price.column, target], [1.0, -1.0], 0.0, name, equality=True)
+
+
+def _slack_recipe(rows: Rows, r: int, n: int):  # noqa: ANN202
+    single = np.zeros(len(rows), bool)
+    single[r] = True
+    row = rows.take(single)
+    return lambda v: max(-float(row.evaluate(v[:n])[0]), 0.0)

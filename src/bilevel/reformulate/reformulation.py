@@ -1,0 +1,145 @@
+"""The contract of a reformulation, and what all of them share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+
+from bilevel.problem.functions import Array, Monomials, Rows
+from bilevel.problem.standard import FollowerForm, StandardForm
+from bilevel.program import Builder, Program
+
+
+@dataclass(frozen=True)
+class Reformulated:
+    """A single-level program and the way back.
+
+    Parameters
+    ----------
+    program
+        Its first ``n`` columns are those of the bilevel problem.
+    n
+        Number of columns of the bilevel problem.
+    multipliers
+        For each follower, the program's columns that hold its multipliers (empty if none do).
+    proved
+        Whether the program's optimum is the problem's; ``False`` with bounds from the user.
+    note
+        How bounds were obtained, or other things to tell a person.
+    scales
+        Columns whose growth without limit means that the optimum is not attained.
+    """
+
+    program: Program
+    n: int
+    multipliers: tuple[Array, ...]
+    proved: bool = True
+    note: str = ""
+    scales: tuple[int, ...] = ()
+
+    def invert(self, v: Array) -> tuple[Array, tuple[Array, ...]]:
+        """Return the problem's columns and the followers' multipliers at a point."""
+        return v[: self.n], tuple(v[columns] for columns in self.multipliers)
+
+    def embed(self, w: Array, multipliers: tuple[Array, ...]) -> Array:
+        """Return a point of the program from the problem's columns and multipliers."""
+        v = np.zeros(self.program.n)
+        v[: self.n] = w
+        for columns, values in zip(self.multipliers, multipliers, strict=True):
+            if len(columns):
+                v[columns] = values
+        return self.program.complete(v)
+
+
+class AbstractReformulation(ABC):
+    """Replaces the followers by conditions, so that one program remains."""
+
+    @abstractmethod
+    def accepts(self, form: StandardForm) -> tuple[str, ...]:
+        """Return the reasons why this is not valid for a problem; empty if it is valid."""
+
+    @abstractmethod
+    def apply(self, form: StandardForm) -> Reformulated:
+        """Return the single-level program.
+
+        Parameters
+        ----------
+        form
+            A problem for which ``accepts`` returned no reason.
+
+        Raises
+        ------
+        UnsupportedProblem
+            If bounds that the encoding needs cannot be derived.
+        """
+
+
+def begin(form: StandardForm) -> Builder:
+    """Return a builder that holds the problem's columns and the leader's cones."""
+    columns = form.columns
+    builder = Builder()
+    builder.columns(columns.names, columns.lower, columns.upper, columns.integer)
+    builder.cones = form.cones
+    return builder
+
+
+def add_multipliers(
+    builder: Builder, follower: FollowerForm, upper: Array | None = None, label: str = "dual"
+) -> Array:
+    """Add a multiplier column per row: nonnegative for inequalities, free for equations."""
+    names = [f"{label}[{follower.name}.{name}]" for name in follower.rows.names]
+    lower = np.where(follower.rows.equality, -np.inf, 0.0)
+    top = np.full(len(names), np.inf) if upper is None else upper
+    return builder.columns(names, lower, np.where(follower.rows.equality, np.inf, top))
+
+
+def stationarity(follower: FollowerForm, multipliers: Array, n: int) -> Rows:
+    r"""Return ``d/dw_j [f + lam'g + nu'h] = 0`` for the follower's own columns, over ``n`` columns."""
+    own, objective = follower.columns, follower.objective
+    transposed = follower.rows.A[:, own].T.tocoo()
+    gradient = objective.P[own].tocoo()
+    A = sp.csr_array(
+        sp.coo_array(
+            (
+                np.concatenate([gradient.data, transposed.data]),
+                (
+                    np.concatenate([gradient.row, transposed.row]),
+                    np.concatenate([gradient.col, multipliers[transposed.col]]),
+                ),
+            ),
+            shape=(len(own), n),
+        )
+    )
+    position = np.full(n, -1)
+    position[own] = np.arange(len(own))
+    row, factors, value = [], [], []
+    terms = follower.rows.products
+    for side in range(2):
+        inside = position[terms.factors[:, side]] >= 0
+        row.append(position[terms.factors[inside, side]])
+        other = terms.factors[inside, 1 - side]
+        factors.append(np.column_stack([multipliers[terms.row[inside]], other]))
+        value.append(terms.value[inside])
+    cubic = objective.cubic
+    for side in range(3):
+        inside = position[cubic.factors[:, side]] >= 0
+        row.append(position[cubic.factors[inside, side]])
+        factors.append(np.delete(cubic.factors[inside], side, axis=1))
+        value.append(cubic.value[inside])
+    products = Monomials.collect(
+        np.concatenate(row), np.concatenate(factors).reshape(-1, 2), np.concatenate(value)
+    )
+    names = tuple(f"stationarity[{follower.name}.{j}]" for j in range(len(own)))
+    equality = np.ones(len(own), bool)
+    return Rows(A, -objective.c[own], equality, products, names)
+
+
+def with_slacks(rows: Rows, slacks: Array, n: int) -> Rows:
+    """Return inequality rows as equations with one slack column each, over ``n`` columns."""
+    inequality = np.flatnonzero(~rows.equality)
+    extra = sp.coo_array((np.ones(len(slacks)), (inequality, slacks)), shape=(len(rows), n))
+    padded = rows.pad(n)
+    return replace(padded, A=sp.csr_array(padded.A + extra), equality=np.ones(len(rows), bool))

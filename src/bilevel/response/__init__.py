@@ -1,0 +1,1 @@
+"""What followers answer at a fixed leader decision."""

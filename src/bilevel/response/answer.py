@@ -1,0 +1,135 @@
+"""One follower's best answer at fixed values of all other columns, and the face of all of them.
+
+The set of best answers of an LP or convex QP follower is a polyhedron: the feasible points that are
+complementary to one optimal multiplier (and, for a QP, have the same gradient).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+
+from bilevel import backends
+from bilevel.errors import BackendError, BackendNotFound
+from bilevel.problem.functions import Array, Monomials, Objective, Rows
+from bilevel.problem.standard import StandardForm
+from bilevel.program import Limits, Program, RawAnswer, Termination
+
+_TIGHT = 1e-9
+_SILENT = Limits()
+
+
+@dataclass(frozen=True)
+class FollowerAnswer:
+    """One follower's answer with its face of equally good answers.
+
+    Parameters
+    ----------
+    termination
+        ``OPTIMAL``, or why there is no answer.
+    y
+        An optimal point in the follower's own columns.
+    value
+        ``f`` there (minimisation sense).
+    multipliers
+        Optimal multipliers of all rows.
+    face
+        Rows over the own columns that describe all optimal points.
+    route
+        The backend used.
+    """
+
+    termination: Termination
+    y: Array | None
+    value: float
+    multipliers: Array | None
+    face: Rows | None
+    route: str
+
+
+def follower_program(form: StandardForm, k: int, w: Array) -> Program:
+    """Return follower ``k``'s problem over its own columns, everything else fixed at ``w``."""
+    follower = form.followers[k]
+    own = follower.columns
+    return continuous_program(follower.objective.project(own, w), follower.rows.project(own, w))
+
+
+def continuous_program(
+    objective: Objective, rows: Rows, lower: Array | None = None, upper: Array | None = None
+) -> Program:
+    """Return a program without integers over the columns of ``objective``."""
+    n = len(objective.c)
+    return Program(
+        tuple(f"v{i}" for i in range(n)),
+        np.full(n, -np.inf) if lower is None else lower,
+        np.full(n, np.inf) if upper is None else upper,
+        np.zeros(n, bool),
+        objective,
+        rows,
+    )
+
+
+def solve_continuous(
+    program: Program, routes: Sequence[str], limits: Limits = _SILENT
+) -> tuple[RawAnswer | None, str]:
+    """Solve by the first backend of ``routes`` that accepts the program and reaches a verdict."""
+    last: tuple[RawAnswer | None, str] = (None, "none")
+    for route in routes:
+        try:
+            backend = backends.get(route)
+            if backend.missing(program):
+                continue
+            answer = backend.solve(program, limits)
+        except (BackendNotFound, BackendError):
+            continue
+        last = (answer, route)
+        if answer.termination in _VERDICTS:
+            return last
+    return last
+
+
+_VERDICTS = (
+    Termination.OPTIMAL,
+    Termination.INFEASIBLE,
+    Termination.UNBOUNDED,
+    Termination.INFEASIBLE_OR_UNBOUNDED,
+)
+FIND_ROUTES = ("highs", "daqp", "clarabel", "scip")
+CHECK_ROUTES = ("clarabel", "daqp", "highs", "scip")
+
+
+def answer(
+    form: StandardForm, k: int, w: Array, routes: Sequence[str] = FIND_ROUTES
+) -> FollowerAnswer:
+    """Solve follower ``k`` with all other columns fixed at ``w``."""
+    program = follower_program(form, k, w)
+    raw, route = solve_continuous(program, routes)
+    if raw is None or raw.v is None or raw.termination is not Termination.OPTIMAL:
+        ended = Termination.NUMERICAL if raw is None else raw.termination
+        return FollowerAnswer(ended, None, np.nan, None, None, route)
+    value = program.objective.evaluate(raw.v)
+    face = _face(program, raw)
+    return FollowerAnswer(Termination.OPTIMAL, raw.v, value, raw.duals, face, route)
+
+
+def _face(program: Program, raw: RawAnswer) -> Rows | None:
+    if raw.duals is None or raw.v is None:
+        return None
+    rows, P = program.rows, program.objective.P
+    slack = -rows.evaluate(raw.v)
+    scale = max(1.0, float(abs(raw.duals).max(initial=0.0)))
+    tight = rows.equality | ((raw.duals > _TIGHT * scale) & (slack < 1e-6))
+    parts = [replace(rows, equality=tight)]
+    if P.nnz:
+        used = np.flatnonzero(np.diff(P.indptr))
+        matrix = sp.csr_array(P[used])
+        parts.append(_equations(matrix, matrix @ raw.v, "same gradient"))
+    return Rows.stack(*parts)
+
+
+def _equations(matrix: sp.csr_array, rhs: Array, name: str) -> Rows:
+    count = len(rhs)
+    return Rows(matrix, rhs, np.ones(count, bool), Monomials.empty(), (name,) * count)

@@ -1,0 +1,124 @@
+"""The leader's best and worst value over all the followers' best answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from bilevel.problem.functions import Array, Objective, Rows
+from bilevel.problem.standard import LEADER, StandardForm
+from bilevel.program import Termination
+from bilevel.response.answer import FollowerAnswer
+from bilevel.response.response import Response, is_nash
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The leader's best and worst value over all best answers to one decision.
+
+    Parameters
+    ----------
+    optimistic, pessimistic
+        In the leader's sense; ``None`` where not computed.
+    unique
+        Whether there is one best answer only.
+    worst_coupling
+        Largest violation of a coupling row over all best answers.
+    notes
+        Why something was not computed.
+    """
+
+    optimistic: float | None = None
+    pessimistic: float | None = None
+    unique: bool | None = None
+    worst_coupling: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+def extremes(form: StandardForm, w: Array, answers: Sequence[FollowerAnswer]) -> Extremes:
+    """Return the leader's best and worst value over all best answers to its decision."""
+    if is_nash(form):
+        note = "Best and worst value over all equilibria are not computed."
+        return Extremes(notes=(note,))
+    if not all(one.face is not None for one in answers):
+        return Extremes()
+    at = w.copy()
+    for one, follower in zip(answers, form.followers, strict=True):
+        at[follower.columns] = one.y
+    response = Response(form, at, tuple(answers))
+    auxiliary = _auxiliary(form)
+    notes = []
+    optimistic = _extreme_value(response, form.objective, 1.0, auxiliary, True)
+    pessimistic = None
+    if len(auxiliary) and form.objective.c[auxiliary].any():
+        notes.append("The worst value is not computed: the objective is not linear in the answers.")
+    else:
+        pessimistic = _extreme_value(response, form.objective, -1.0, np.empty(0, int), False)
+    return Extremes(
+        optimistic, pessimistic, _is_unique(response), _worst_coupling(response), tuple(notes)
+    )
+
+
+def _auxiliary(form: StandardForm) -> Array:
+    names = np.array([name.startswith("epigraph[") for name in form.columns.names], bool)
+    return np.flatnonzero(names & (form.columns.owner == LEADER))
+
+
+def _extreme_value(
+    response: Response, objective: Objective, sign: float, free: Array, with_rows: bool
+) -> float | None:
+    scaled = Objective(sign * objective.P, sign * objective.c)
+    raw, w = response.extreme(scaled, free, with_rows)
+    if raw is None:
+        return None
+    if raw.termination is Termination.UNBOUNDED:
+        return -sign * objective.sign * np.inf
+    if raw.termination is not Termination.OPTIMAL:
+        return None
+    return objective.sign * objective.evaluate(w)
+
+
+def _is_unique(response: Response) -> bool | None:
+    """Move along a random direction over the face: a face of one point has no room."""
+    form = response.form
+    direction = np.zeros(form.n)
+    rng = np.random.default_rng(0)
+    named = np.array([not name.startswith("epigraph[") for name in form.columns.names])
+    own = form.follower_mask & named
+    direction[own] = rng.normal(size=own.sum())
+    ends = []
+    for sign in (1.0, -1.0):
+        raw, w = response.extreme(_linear(sign * direction), np.empty(0, int), False)
+        if raw is None or raw.termination not in (Termination.OPTIMAL, Termination.UNBOUNDED):
+            return None
+        if raw.termination is Termination.UNBOUNDED:
+            return False
+        ends.append(w)
+    return bool(np.abs(ends[0] - ends[1])[own].max(initial=0.0) <= 1e-5 * max(1.0, abs(ends[0]).max()))
+
+
+def _worst_coupling(response: Response) -> float | None:
+    """Return the largest violation of a coupling row over all best answers."""
+    form = response.form
+    worst = 0.0
+    rows = form.rows.take(form.coupled_rows)
+    for r in range(len(rows)):
+        single = np.arange(len(rows)) == r
+        row: Rows = rows.take(single)
+        for sign in (1.0, -1.0) if row.equality[0] else (1.0,):
+            value = row.project(np.arange(form.n), np.zeros(form.n))
+            if len(value.products):
+                return None
+            line = value.A.toarray().ravel()
+            raw, w = response.extreme(_linear(-sign * line), np.empty(0, int), False)
+            if raw is None or raw.termination is not Termination.OPTIMAL:
+                return np.inf if raw is not None else None
+            worst = max(worst, float(row.violation(w)[0]))
+    return worst
+
+
+def _linear(c: Array) -> Objective:
+    return Objective(sp.csr_array((len(c), len(c))), c)

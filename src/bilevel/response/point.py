@@ -1,0 +1,150 @@
+"""A full column vector from the values a user gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bilevel.errors import ProblemError
+from bilevel.problem.functions import Array, Objective, Rows
+from bilevel.problem.leaves import Leaf
+from bilevel.problem.standard import LEADER, StandardForm
+from bilevel.program import Termination
+from bilevel.response.answer import answer, continuous_program, solve_continuous
+from bilevel.response.response import optimistic_completion, respond
+
+
+def complete_point(
+    form: StandardForm, leaves: Mapping[int, Leaf], values: Mapping[int, Any]
+) -> Array:
+    """Return all columns at given values; what the user cannot know is computed.
+
+    Parameters
+    ----------
+    form
+        The problem.
+    leaves
+        Where each variable's columns are.
+    values
+        Values by variable id. Leader variables must be there; followers whose variables are
+        missing get their best answer (the leader's favourite where all followers are missing).
+
+    Raises
+    ------
+    ProblemError
+        If a leader variable is missing, or a value is misshapen or not finite.
+    """
+    w, known = np.zeros(form.n), np.zeros(form.n, bool)
+    for i, leaf in leaves.items():
+        if i in values:
+            _check_value(leaf, values[i])
+            leaf.write(values[i], w)
+            known[leaf.columns] = True
+    derived = {price.column for price in form.prices} | {column for column, _ in form.values}
+    for leaf in leaves.values():
+        is_leader = form.columns.owner[leaf.first] == LEADER
+        if is_leader and leaf.first not in derived and not known[leaf.first]:
+            raise ProblemError(
+                f"The point lacks a value for the leader's variable {leaf.variable.name()}."
+            )
+    w = _fill_followers(form, w, known)
+    for column, k in form.values:
+        if not known[column]:
+            w[column] = form.followers[k].objective.sign * form.followers[k].objective.evaluate(w)
+    for price in form.prices:
+        if not known[price.column]:
+            one = answer(form, price.follower, w)
+            if one.multipliers is not None:
+                w[price.column] = one.multipliers[price.row]
+    return _fill_auxiliary(form, w, LEADER, form.objective, form.rows)
+
+
+def _fill_followers(form: StandardForm, w: Array, known: Array) -> Array:
+    missing = [not known[_named(form, k)].all() for k in range(len(form.followers))]
+    if all(missing):
+        best = optimistic_completion(form, w)
+        response = None if best is not None else respond(form, w)
+        if best is not None:
+            leader = form.columns.owner == LEADER
+            best[leader] = w[leader]
+            return best
+        if response is not None:
+            return response.w
+    for k, follower in enumerate(form.followers):
+        if missing[k]:
+            found = answer(form, k, w)
+            if found.y is None:
+                raise ProblemError(
+                    f"The point has no value for follower {follower.name!r}, and the follower has no "
+                    f"best answer to this decision ({found.termination.value})."
+                )
+            w[follower.columns] = found.y
+        else:
+            w = _fill_auxiliary(form, w, k, follower.objective, follower.rows)
+    return w
+
+
+def _named(form: StandardForm, k: int) -> Array:
+    return np.array(
+        [j for j in form.followers[k].columns if not form.columns.names[j].startswith("epigraph[")]
+    )
+
+
+def _fill_auxiliary(
+    form: StandardForm, w: Array, owner: int, objective: Objective, rows: Rows
+) -> Array:
+    """Choose a level's epigraph columns as its compilation means them: as small as they may be."""
+    names = np.array([name.startswith("epigraph[") for name in form.columns.names], bool)
+    free = np.flatnonzero(names & (form.columns.owner == owner))
+    if not len(free):
+        return w
+    mask = np.zeros(form.n, bool)
+    mask[free] = True
+    touched = rows.take(rows.touches(mask))
+    program = continuous_program(objective.project(free, w), touched.project(free, w))
+    raw, _ = solve_continuous(program, ("highs", "clarabel", "scip"))
+    if raw is not None and raw.v is not None and raw.termination is Termination.OPTIMAL:
+        w = w.copy()
+        w[free] = raw.v
+    return w
+
+
+def _check_value(leaf: Leaf, value: Any) -> None:
+    name, shape = leaf.variable.name(), leaf.variable.shape
+    try:
+        array = np.asarray(value, float)
+    except (TypeError, ValueError) as error:
+        raise ProblemError(f"The value of {name} is not numeric.") from error
+    if array.shape != shape and not (array.size == 1 and leaf.variable.size == 1):
+        raise ProblemError(
+            f"The value of {name} has shape {array.shape}; the variable has shape {shape}."
+        )
+    if not np.isfinite(array).all():
+        raise ProblemError(f"The value of {name} contains NaN or infinite entries.")
+
+
+def values_of(point: Mapping[Any, Any], leaves: Mapping[int, Leaf]) -> dict[int, Any]:
+    """Return values by variable id from values by variable or by name."""
+    if not isinstance(point, Mapping):
+        raise ProblemError(
+            "A point is a Solution or a mapping from variables (or their names) to values."
+        )
+    by_name: dict[str, list[int]] = {}
+    for i, leaf in leaves.items():
+        by_name.setdefault(leaf.variable.name(), []).append(i)
+    values = {}
+    for key, value in point.items():
+        if isinstance(key, str):
+            found = by_name.get(key, [])
+            if len(found) != 1:
+                known = ", ".join(sorted(by_name))
+                problem_is = "is not the name of" if not found else "names more than one of"
+                raise ProblemError(f"{key!r} {problem_is} the problem's variables ({known}).")
+            values[found[0]] = value
+        elif getattr(key, "id", None) in leaves:
+            values[key.id] = value
+        else:
+            raise ProblemError(f"{key} is not a variable of this problem.")
+    return values

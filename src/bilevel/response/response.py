@@ -1,0 +1,165 @@
+"""All followers' answers to one leader decision, and the leader's choice among equal ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+
+from bilevel.errors import BackendError
+from bilevel.problem.functions import Array, Objective, Rows
+from bilevel.problem.standard import LEADER, StandardForm
+from bilevel.program import RawAnswer, Termination
+from bilevel.response.answer import (
+    FIND_ROUTES,
+    FollowerAnswer,
+    answer,
+    continuous_program,
+    solve_continuous,
+)
+
+
+@dataclass(frozen=True)
+class Response:
+    """All followers' answers to one leader decision.
+
+    Parameters
+    ----------
+    form
+        The problem.
+    w
+        All columns; those of the leader are the decision, those of the followers an optimal answer.
+    answers
+        One per follower.
+    """
+
+    form: StandardForm
+    w: Array
+    answers: tuple[FollowerAnswer, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every follower has an optimal answer with a known face."""
+        return all(a.face is not None for a in self.answers)
+
+    def extreme(
+        self, objective: Objective, free: Array, with_leader_rows: bool
+    ) -> tuple[RawAnswer | None, Array]:
+        """Minimise a function over the followers' faces and the leader columns ``free``.
+
+        Parameters
+        ----------
+        objective
+            Over all columns.
+        free
+            Leader columns that may move too, shape ``(k,)``.
+        with_leader_rows
+            Whether the leader's constraints must hold.
+
+        Returns
+        -------
+        tuple
+            The raw answer (``None`` where no backend takes the program) and the full columns.
+        """
+        form = self.form
+        columns = np.concatenate([*(f.columns for f in form.followers), free]).astype(int)
+        parts, offset = [], 0
+        for follower, one in zip(form.followers, self.answers, strict=True):
+            count = len(follower.columns)
+            parts.append(_shift(one.face, offset, len(columns)))
+            offset += count
+        program = continuous_program(objective.project(columns, self.w), Rows.empty(len(columns)))
+        cones = ()
+        if with_leader_rows:
+            value_rows = {f"value[{form.followers[k].name}]" for _, k in form.values}
+            keep = np.array([name not in value_rows for name in form.rows.names], bool)
+            parts.append(form.rows.take(keep).project(columns, self.w))
+            cones = tuple(cone.project(columns, self.w) for cone in form.cones)
+        program = replace(
+            program,
+            rows=Rows.stack(*parts) if parts else program.rows,
+            cones=cones,
+            lower=form.columns.lower[columns],
+            upper=form.columns.upper[columns],
+        )
+        raw, _ = solve_continuous(program, ("highs", "clarabel", "daqp", "scip"))
+        w = self.w.copy()
+        if raw is not None and raw.v is not None:
+            w[columns] = raw.v
+        return raw, w
+
+
+def _shift(rows: Rows | None, offset: int, n: int) -> Rows:
+    if rows is None:
+        raise BackendError("A follower's set of best answers is not known.")
+    coo = rows.A.tocoo()
+    A = sp.csr_array(sp.coo_array((coo.data, (coo.row, coo.col + offset)), shape=(len(rows), n)))
+    return replace(rows, A=A)
+
+
+def respond(
+    form: StandardForm, w: Array, routes: Sequence[str] = FIND_ROUTES
+) -> Response | None:
+    """Return the followers' answers to the leader columns of ``w``.
+
+    Returns
+    -------
+    Response or None
+        ``None`` where followers depend on each other (an equilibrium is not a sequence of answers)
+        or one has no optimal answer.
+    """
+    if is_nash(form):
+        return None
+    w, found = w.copy(), []
+    for k, follower in enumerate(form.followers):
+        one = answer(form, k, w, routes)
+        if one.y is None:
+            return None
+        w[follower.columns] = one.y
+        found.append(one)
+    for column, k in form.values:
+        w[column] = form.followers[k].objective.sign * form.followers[k].objective.evaluate(w)
+    return Response(form, w, tuple(found))
+
+
+def is_nash(form: StandardForm) -> bool:
+    """Return whether a follower's problem contains another follower's columns."""
+    return bool((form.linking_mask & form.follower_mask).any())
+
+
+def optimistic_completion(form: StandardForm, w: Array) -> Array | None:
+    """Return the leader's best point with the followers' answers to the linking columns of ``w``.
+
+    Linking columns of the leader and integers stay; the followers' columns and the leader's other
+    continuous columns are chosen again, exactly. ``None`` where that is not possible.
+    """
+    columns = form.columns
+    w = np.where(columns.integer, np.round(w), w)
+    response = respond(form, w)
+    if response is None or not response.is_complete or form.prices:
+        return None
+    fixed = form.linking_mask | columns.integer
+    fixed[[column for column, _ in form.values]] = True
+    free = np.flatnonzero((columns.owner == LEADER) & ~fixed)
+    raw, best = response.extreme(form.objective, free, with_leader_rows=True)
+    if raw is None or raw.termination is not Termination.OPTIMAL:
+        return None
+    return best
+
+
+def worst_completion(form: StandardForm, w: Array) -> Array | None:
+    """Return the point where the followers take the answer that is worst for the leader.
+
+    ``None`` where it is not known, or a coupling constraint fails there.
+    """
+    w = np.where(form.columns.integer, np.round(w), w)
+    response = respond(form, w)
+    if response is None or not response.is_complete:
+        return None
+    against = replace(form.objective, P=-form.objective.P, c=-form.objective.c)
+    raw, worst = response.extreme(against, np.empty(0, int), with_leader_rows=False)
+    if raw is None or raw.termination is not Termination.OPTIMAL:
+        return None
+    return worst

@@ -1,0 +1,286 @@
+"""Answers and evidence: frozen records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from bilevel.program import relative_gap
+from bilevel.status import Status
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """Tolerances of a certificate.
+
+    Parameters
+    ----------
+    violation
+        Absolute, on rows scaled to unit norm.
+    gap
+        Follower gap, relative to ``max(1, |value|)``.
+    integrality
+        Absolute.
+
+    Examples
+    --------
+    >>> from bilevel.solution import Tolerances
+    >>> Tolerances().gap
+    1e-06
+    """
+
+    violation: float = 1e-6
+    gap: float = 1e-6
+    integrality: float = 1e-6
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Independent evidence about one point: every follower was solved again.
+
+    Parameters
+    ----------
+    accepted
+        Whether all figures lie within the tolerances.
+    leader_value
+        The leader's objective at the point, in its own sense.
+    leader_violation, coupling_violation, integrality_violation
+        Largest violation of leader rows without and with follower variables, and of integrality.
+    follower_violation
+        Largest violation of a follower's own rows.
+    follower_gap
+        Largest amount, relative to ``max(1, |value|)``, by which a follower could still improve.
+    follower_gaps
+        The same for each follower, by name.
+    follower_values
+        Each follower's objective at the point, in its own sense.
+    optimistic_value, pessimistic_value
+        Best and worst value of the leader over the followers' best answers to this leader
+        decision; ``None`` where they were not computed (``notes`` says why).
+    unique_answer
+        Whether the followers' best answer is unique; ``None`` where unknown.
+    unique_multipliers
+        Whether the followers' multipliers are unique; ``None`` where unknown.
+    multiplier_violation
+        How far the prices the leader uses are from being optimal multipliers.
+    route
+        How the followers were solved again.
+    tolerances
+        The tolerances used.
+    notes
+        Sentences about anything unusual, including why a point was refused.
+
+    Examples
+    --------
+    >>> import bilevel as bl
+    >>> instance = bl.instances.get("T4")
+    >>> certificate = bl.verify(instance.problem, {"x": 2.0, "y": 1.0})
+    >>> certificate.accepted, certificate.unique_answer
+    (True, False)
+    >>> print(round(certificate.optimistic_value, 6), round(certificate.pessimistic_value, 6))
+    2.0 0.0
+    """
+
+    accepted: bool
+    leader_value: float
+    leader_violation: float
+    coupling_violation: float
+    integrality_violation: float
+    follower_violation: float
+    follower_gap: float
+    follower_gaps: Mapping[str, float]
+    follower_values: Mapping[str, float]
+    optimistic_value: float | None
+    pessimistic_value: float | None
+    unique_answer: bool | None
+    unique_multipliers: bool | None
+    multiplier_violation: float
+    route: str
+    tolerances: Tolerances
+    notes: tuple[str, ...] = ()
+
+    def summary(self) -> str:
+        """Return the certificate as a few lines of text."""
+        t = self.tolerances
+        verdict = "accepted" if self.accepted else "REFUSED"
+        lines = [
+            f"certificate        {verdict} (followers solved again: {self.route})",
+            f"  leader violation   {self.leader_violation:.1e}   coupling "
+            f"{self.coupling_violation:.1e}   integrality {self.integrality_violation:.1e}",
+            f"  follower violation {self.follower_violation:.1e}   follower gap "
+            f"{self.follower_gap:.1e}   multipliers {self.multiplier_violation:.1e}",
+            f"  tolerances         violation {t.violation:g}, gap {t.gap:g}, integrality "
+            f"{t.integrality:g}",
+        ]
+        if self.optimistic_value is not None or self.pessimistic_value is not None:
+            lines.append(
+                f"  at this decision   optimistic {_number(self.optimistic_value)}   pessimistic "
+                f"{_number(self.pessimistic_value)}   answer "
+                f"{_unique(self.unique_answer)}, multipliers {_unique(self.unique_multipliers)}"
+            )
+        lines.extend(f"  note               {note}" for note in self.notes)
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and strings, ready for JSON."""
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        plain["follower_gaps"] = dict(self.follower_gaps)
+        plain["follower_values"] = dict(self.follower_values)
+        plain["tolerances"] = dict(vars(self.tolerances))
+        plain["notes"] = list(self.notes)
+        return plain
+
+
+@dataclass(frozen=True)
+class Stats:
+    """How an answer was found.
+
+    Parameters
+    ----------
+    method
+        The solver, as it would be written.
+    reason
+        Why this method.
+    backend, backend_status
+        The vendor and its own status word.
+    build_seconds, solve_seconds, verify_seconds
+        Time to compile and reformulate, inside the solver, and to verify.
+    nodes
+        Branch-and-bound nodes.
+    note
+        A sentence about anything unusual.
+    trace
+        ``(seconds, incumbent, bound)`` whenever one of them improved.
+
+    Examples
+    --------
+    >>> from bilevel.solution import Stats
+    >>> Stats(method="SingleLevel").nodes
+    0
+    """
+
+    method: str
+    reason: str = ""
+    backend: str = ""
+    backend_status: str = ""
+    build_seconds: float = 0.0
+    solve_seconds: float = 0.0
+    verify_seconds: float = 0.0
+    nodes: int = 0
+    note: str = ""
+    trace: tuple[tuple[float, float | None, float | None], ...] = ()
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The answer to a bilevel problem.
+
+    ``solution[variable]`` is the value of a CVXPY variable of either level, or of
+    ``follower.dual(constraint)`` and ``follower.value``.
+
+    Parameters
+    ----------
+    status
+        What is claimed.
+    leader_value
+        The leader's objective in its own sense, ``None`` without a point.
+    follower_values
+        Each follower's objective in its own sense, by name.
+    bound
+        Proved bound on the leader's optimal value, in its own sense; ``None`` if none is proved.
+    certificate
+        Evidence about the point.
+    stats
+        How it was found.
+    values
+        Values by variable id.
+    names
+        Variable ids by name, so that ``solution["x"]`` works.
+
+    Examples
+    --------
+    >>> import bilevel as bl
+    >>> instance = bl.instances.get("T16")
+    >>> solution = bl.solve(instance.problem)
+    >>> print(solution.status.name, round(solution.leader_value, 4), round(float(solution["x"]), 4))
+    OPTIMAL 10.125 5.5
+    """
+
+    status: Status
+    leader_value: float | None
+    follower_values: Mapping[str, float]
+    bound: float | None
+    certificate: Certificate | None
+    stats: Stats
+    values: Mapping[int, Any] = field(default_factory=dict, repr=False)
+    names: Mapping[str, int] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("follower_values", "values", "names"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    @property
+    def gap(self) -> float | None:
+        """``|leader_value - bound| / max(1, |leader_value|)``, ``None`` where one is unknown."""
+        return relative_gap(self.leader_value, self.bound)
+
+    def __getitem__(self, variable: Any) -> Any:
+        """Return the value of a variable (the CVXPY object or its name)."""
+        key = self.names.get(variable) if isinstance(variable, str) else getattr(variable, "id", None)
+        if key not in self.values:
+            known = ", ".join(sorted(self.names)) or "none: there is no point"
+            raise KeyError(f"{variable} has no value in this solution (known: {known}).")
+        return self.values[key]
+
+    def summary(self) -> str:
+        """Return status, values, bound, certificate and the reason for the method as text."""
+        stats = self.stats
+        lines = [
+            f"status             {self.status.name}: {self.status.value}",
+            f"leader value       {_number(self.leader_value)}   bound {_number(self.bound)}   gap "
+            f"{'unknown' if self.gap is None else format(self.gap, '.1e')}",
+        ]
+        lines += [f"follower value     {v:.9g}   ({k})" for k, v in self.follower_values.items()]
+        lines.append(f"method             {stats.method}")
+        if stats.reason:
+            lines.append(f"why                {stats.reason}")
+        lines.append(
+            f"effort             {stats.solve_seconds:.2f} s solving, {stats.build_seconds:.2f} s "
+            f"building, {stats.verify_seconds:.2f} s verifying, {stats.nodes} nodes"
+        )
+        if stats.note:
+            lines.append(f"note               {stats.note}")
+        if self.certificate is not None:
+            lines.append(self.certificate.summary())
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and strings, ready for JSON."""
+        by_id = {i: name for name, i in self.names.items()}
+        stats = dict(vars(self.stats))
+        stats["trace"] = [list(moment) for moment in self.stats.trace]
+        return {
+            "status": self.status.name,
+            "meaning": self.status.value,
+            "leader_value": self.leader_value,
+            "bound": self.bound,
+            "gap": self.gap,
+            "follower_values": dict(self.follower_values),
+            "values": {
+                by_id[i]: value.tolist() if hasattr(value, "tolist") else value
+                for i, value in self.values.items()
+                if i in by_id
+            },
+            "stats": stats,
+            "certificate": None if self.certificate is None else self.certificate.to_dict(),
+        }
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.9g}"
+
+
+def _unique(flag: bool | None) -> str:
+    return {True: "unique", False: "NOT unique", None: "uniqueness unknown"}[flag]

@@ -1,0 +1,18 @@
+"""A problem in, a solution out: a reformulation with a backend, or an iteration."""
+
+from bilevel.solvers.auto import Auto, Choice
+from bilevel.solvers.single_level import SingleLevel
+from bilevel.solvers.solve import solve
+from bilevel.solvers.solver import AbstractSolver, Outcome, Request
+from bilevel.solvers.worst_case import WorstCase
+
+__all__ = [
+    "AbstractSolver",
+    "Auto",
+    "Choice",
+    "Outcome",
+    "Request",
+    "SingleLevel",
+    "WorstCase",
+    "solve",
+]

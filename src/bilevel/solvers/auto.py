@@ -1,0 +1,129 @@
+"""The automatic choice of a method, with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bilevel import backends
+from bilevel.errors import UnsupportedProblem
+from bilevel.problem.problem import Problem
+from bilevel.problem.standard import StandardForm
+from bilevel.reformulate.encodings import BigM
+from bilevel.reformulate.kkt import KKT
+from bilevel.reformulate.pessimistic import InnerDual
+from bilevel.reformulate.strong_duality import StrongDuality
+from bilevel.solvers.single_level import SingleLevel
+from bilevel.solvers.solver import AbstractSolver, Outcome, Request
+from bilevel.solvers.worst_case import WorstCase
+from bilevel.structure import Stance, Structure
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What ``Auto`` would use, and why.
+
+    Parameters
+    ----------
+    solver
+        The solver.
+    reason
+        One or two sentences.
+
+    Examples
+    --------
+    >>> import bilevel as bl
+    >>> choice = bl.Auto().choose(bl.instances.get("T16").problem)
+    >>> print(type(choice.solver).__name__)
+    SingleLevel
+    """
+
+    solver: AbstractSolver
+    reason: str
+
+
+@dataclass(frozen=True)
+class Auto(AbstractSolver):
+    """Choose the method by the problem's structure; ``choose`` tells which without solving.
+
+    The tree it follows:
+
+    1. pessimistic: ``WorstCase``, its optimistic part chosen as below;
+    2. SCIP is missing: ``KKT(BigM())`` on HiGHS, with derived bounds;
+    3. only integer leader columns enter linear followers: ``StrongDuality(SOS1())``, because one
+       row replaces all complementarity conditions;
+    4. otherwise ``KKT(SOS1())``, which needs no bound on multipliers.
+
+    Examples
+    --------
+    >>> import bilevel as bl
+    >>> choice = bl.Auto().choose(bl.instances.get("T14").problem)
+    >>> "binary" in choice.reason
+    True
+    """
+
+    def choose(self, problem: Problem | StandardForm) -> Choice:
+        """Return the solver that would be used, and why.
+
+        Raises
+        ------
+        UnsupportedProblem
+            If no method accepts the problem; the message lists every obstacle.
+        """
+        form = problem.compile() if isinstance(problem, Problem) else problem
+        if form.stance is Stance.OPTIMISTIC:
+            return self._optimistic(form)
+        inner = self._optimistic(replace(form, stance=Stance.OPTIMISTIC))
+        if not isinstance(inner.solver, SingleLevel):
+            raise UnsupportedProblem("The pessimistic problem needs a single-level method.")
+        solver = WorstCase(inner.solver, SingleLevel(InnerDual()))
+        if reasons := solver.accepts(form):
+            raise UnsupportedProblem(reasons)
+        return Choice(
+            solver,
+            f"pessimistic problem: the optimistic value bounds it ({inner.reason}), then the "
+            f"worst case is dualized",
+        )
+
+    def accepts(self, form: StandardForm) -> tuple[str, ...]:
+        """See the abstract method."""
+        try:
+            self.choose(form)
+        except UnsupportedProblem as error:
+            return error.reasons
+        return ()
+
+    def run(self, form: StandardForm, request: Request) -> Outcome:
+        """See the abstract method."""
+        return self.choose(form).solver.run(form, request)
+
+    def _optimistic(self, form: StandardForm) -> Choice:
+        if "scip" not in backends.available():
+            return Choice(
+                SingleLevel(KKT(BigM()), "highs"),
+                "pyscipopt is not installed (pip install pyscipopt), so complementarity is written "
+                "with derived bounds for HiGHS",
+            )
+        duality, structure = StrongDuality(), form.structure
+        binary_only = (
+            Structure.LINKING_INTEGER in structure
+            and Structure.LINKING_CONTINUOUS not in structure
+            and Structure.FOLLOWER_QUADRATIC not in structure
+            and Structure.NASH not in structure
+        )
+        if binary_only and _all_binary(form) and not duality.accepts(form):
+            return Choice(
+                SingleLevel(duality),
+                "only binary leader variables enter the linear followers, so one strong-duality "
+                "row with exact products replaces all complementarity conditions",
+            )
+        return Choice(
+            SingleLevel(KKT()),
+            "convex followers: complementarity by SOS1 sets is exact and needs no bound on "
+            "multipliers",
+        )
+
+
+def _all_binary(form: StandardForm) -> bool:
+    linking = form.linking_mask & ~form.follower_mask
+    columns = form.columns
+    return bool((columns.lower[linking] >= 0).all() and (columns.upper[linking] <= 1).all())

@@ -1,0 +1,72 @@
+"""Why a problem has no solution: the leader's constraints, or a follower without an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from bilevel.errors import BackendError, BackendNotFound, UnsupportedProblem
+from bilevel.problem.functions import Objective, Rows
+from bilevel.problem.standard import StandardForm
+from bilevel.program import Limits, Program, Termination
+from bilevel.reformulate.bounds import high_point
+from bilevel.response.answer import solve_continuous
+from bilevel.status import Status
+
+
+def diagnose(
+    form: StandardForm, has_answer: Callable[[StandardForm], bool]
+) -> tuple[Status, str]:
+    """Return the status of a problem whose reformulation is infeasible, and a sentence.
+
+    Parameters
+    ----------
+    form
+        The problem.
+    has_answer
+        Tells whether the followers have a best answer to some decision, given a problem.
+    """
+    alone = _without_coupling(form)
+    leader_only = replace(alone, followers=(), prices=(), values=())
+    if _is_infeasible(high_point(_only_leader_rows(leader_only))):
+        return Status.INFEASIBLE, "The leader's own constraints contradict each other."
+    for k, follower in enumerate(form.followers):
+        single = replace(alone, followers=(form.followers[k],), prices=(), values=())
+        if _is_infeasible(high_point(single)):
+            return (
+                Status.FOLLOWER_INFEASIBLE,
+                f"The constraints of follower {follower.name!r} cannot be met for any leader decision.",
+            )
+    try:
+        if not has_answer(alone):
+            if _is_infeasible(high_point(replace(alone, prices=(), values=()))):
+                return (
+                    Status.FOLLOWER_INFEASIBLE,
+                    "The followers' constraints cannot be met together for any leader decision.",
+                )
+            return (
+                Status.FOLLOWER_UNBOUNDED,
+                "Wherever the followers have feasible answers, one of them has no best one.",
+            )
+    except (UnsupportedProblem, BackendError, BackendNotFound):
+        pass
+    return Status.INFEASIBLE, "The followers' best answers never satisfy the coupling constraints."
+
+
+def _without_coupling(form: StandardForm) -> StandardForm:
+    rows = form.rows.take(~form.coupled_rows)
+    n = form.n
+    nothing = Objective(form.objective.P * 0.0, np.zeros(n), maximize=form.objective.maximize)
+    nothing.P.eliminate_zeros()
+    return replace(form, rows=rows, cones=(), objective=nothing)
+
+
+def _only_leader_rows(form: StandardForm) -> StandardForm:
+    return form if len(form.rows) else replace(form, rows=Rows.empty(form.n))
+
+
+def _is_infeasible(program: Program) -> bool:
+    raw, _ = solve_continuous(program, ("highs", "clarabel", "scip"), Limits(time_limit=60.0))
+    return raw is not None and raw.termination is Termination.INFEASIBLE

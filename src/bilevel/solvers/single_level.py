@@ -1,0 +1,172 @@
+"""A reformulation and a backend make a solver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from bilevel import backends
+from bilevel.errors import UnsupportedProblem
+from bilevel.problem.functions import Array
+from bilevel.problem.standard import StandardForm
+from bilevel.program import RawAnswer, Termination
+from bilevel.reformulate.kkt import KKT
+from bilevel.reformulate.reformulation import AbstractReformulation, Reformulated
+from bilevel.response.response import optimistic_completion, respond, worst_completion
+from bilevel.solvers.diagnose import diagnose
+from bilevel.solvers.initial import initial_point
+from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
+from bilevel.status import Status
+from bilevel.structure import Stance
+
+
+@dataclass(frozen=True)
+class SingleLevel(AbstractSolver):
+    """Solve one single-level program that a reformulation makes of the bilevel problem.
+
+    Parameters
+    ----------
+    reformulation
+        ``KKT(encoding)``, ``StrongDuality(encoding)`` or, for pessimistic problems,
+        ``InnerDual(encoding)``.
+    backend
+        ``"scip"`` or ``"highs"``.
+
+    Notes
+    -----
+    The backend's point is not reported as it is: the followers are solved exactly at its leader
+    decision, so the point is bilevel feasible to solver precision. ``OPTIMAL`` is claimed only if
+    the leader's value there meets the backend's proved bound.
+
+    Examples
+    --------
+    >>> import bilevel as bl
+    >>> solver = bl.SingleLevel(bl.KKT(bl.BigM()), backend="highs")
+    >>> solution = bl.solve(bl.instances.get("T8").problem, solver)
+    >>> print(solution.status.name)
+    OPTIMAL
+    """
+
+    reformulation: AbstractReformulation = field(default_factory=KKT)
+    backend: str = "scip"
+
+    def accepts(self, form: StandardForm) -> tuple[str, ...]:
+        """See the abstract method."""
+        return self.reformulation.accepts(form)
+
+    def run(self, form: StandardForm, request: Request) -> Outcome:
+        """See the abstract method."""
+        reformed = self.reformulation.apply(form)
+        first = self._start(form, request)
+        recorder = Recorder(form, request, reformed.proved)
+        raw = self.answer(reformed, request, recorder, first)
+        outcome = self.judge(form, request, reformed, raw, first)
+        return replace(
+            outcome,
+            backend=self.backend,
+            backend_status=raw.raw_status,
+            nodes=raw.nodes,
+            seconds=raw.seconds,
+            trace=tuple(recorder.trace),
+        )
+
+    def answer(
+        self,
+        reformed: Reformulated,
+        request: Request,
+        recorder: Recorder | None = None,
+        first: tuple[Array, tuple[Array, ...]] | None = None,
+    ) -> RawAnswer:
+        """Hand a reformulated problem to the backend."""
+        backend = backends.get(self.backend)
+        if missing := backend.missing(reformed.program):
+            raise UnsupportedProblem(
+                f"Backend {self.backend!r} cannot take {missing.sentence()}. Use backend='scip', or on "
+                f"'highs' KKT(BigM()) with a linear leader."
+            )
+        start = None
+        if first is not None and all(
+            len(a) == len(b) for a, b in zip(first[1], reformed.multipliers, strict=True)
+        ):
+            start = reformed.embed(*first)
+        return backend.solve(reformed.program, request.limits(recorder), start)
+
+    def _start(
+        self, form: StandardForm, request: Request
+    ) -> tuple[Array, tuple[Array, ...]] | None:
+        """Return a bilevel feasible point with multipliers, from the user's start or a relaxation."""
+        if form.stance is Stance.PESSIMISTIC:
+            return None
+        w = request.start if request.start is not None else initial_point(form, request)
+        best = None if w is None else optimistic_completion(form, w)
+        response = None if best is None else respond(form, best)
+        if best is None or response is None:
+            return None
+        return best, tuple(one.multipliers for one in response.answers)
+
+    def judge(
+        self,
+        form: StandardForm,
+        request: Request,
+        reformed: Reformulated,
+        raw: RawAnswer,
+        first: tuple[Array, tuple[Array, ...]] | None = None,
+    ) -> Outcome:
+        """Return what a backend's answer, and a first point, say about the bilevel problem."""
+        if raw.v is None and first is None:
+            return self._without_point(form, request, reformed, raw)
+        candidates = [] if first is None else [first]
+        if raw.v is not None:
+            w, multipliers = reformed.invert(raw.v)
+            finish = (
+                worst_completion if form.stance is Stance.PESSIMISTIC else optimistic_completion
+            )
+            better = finish(form, w)
+            candidates.append((w if better is None else better, multipliers))
+        w, multipliers = min(candidates, key=lambda pair: form.objective.evaluate(pair[0]))
+        if raw.termination is Termination.UNBOUNDED:
+            return Outcome(Status.UNBOUNDED, note=reformed.note)
+        value = form.objective.evaluate(w)
+        note, bound = reformed.note, raw.bound if reformed.proved else -np.inf
+        if value < bound - 10 * (request.atol + request.rtol * max(1.0, abs(value))):
+            note = f"{note} The backend's bound {bound:.9g} was refuted by a verified point.".strip()
+            bound = -np.inf
+        status = Status.OPTIMAL if request.closes(value, bound) else Status.FEASIBLE
+        if raw.termination is Termination.INTERRUPTED:
+            note = f"{note} Interrupted: this is the best point so far.".strip()
+        return Outcome(status, w, min(bound, value), multipliers, note=note)
+
+    def _without_point(
+        self, form: StandardForm, request: Request, reformed: Reformulated, raw: RawAnswer
+    ) -> Outcome:
+        note = reformed.note
+        if raw.termination is Termination.UNBOUNDED:
+            return Outcome(Status.UNBOUNDED, note=note)
+        if raw.termination in (Termination.LIMIT, Termination.INTERRUPTED):
+            bound = raw.bound if reformed.proved else -np.inf
+            return Outcome(Status.NOT_FOUND, bound=bound, note=note)
+        if raw.termination is Termination.NUMERICAL:
+            return Outcome(Status.FAILED, note=note)
+        if raw.termination is Termination.INFEASIBLE_OR_UNBOUNDED and self._is_feasible(
+            reformed, request
+        ):
+            return Outcome(Status.UNBOUNDED, note=note)
+        if not reformed.proved:
+            note = f"{note} No point satisfies the bounds given; they may be too small.".strip()
+            return Outcome(Status.NOT_FOUND, note=note)
+        status, why = diagnose(form, lambda twin: self._has_answer(twin, request))
+        return Outcome(status, note=f"{note} {why}".strip())
+
+    def _is_feasible(self, reformed: Reformulated, request: Request) -> bool:
+        objective = replace(
+            reformed.program.objective,
+            P=reformed.program.objective.P * 0.0,
+            c=reformed.program.objective.c * 0.0,
+        )
+        objective.P.eliminate_zeros()
+        twin = replace(reformed, program=replace(reformed.program, objective=objective))
+        return self.answer(twin, request).v is not None
+
+    def _has_answer(self, form: StandardForm, request: Request) -> bool:
+        return self._is_feasible(self.reformulation.apply(form), request)

@@ -1,0 +1,210 @@
+"""The entry point: compile, choose, solve, verify, store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bilevel.errors import ProblemError, SolveFailed, UnsupportedProblem
+from bilevel.problem.functions import Array
+from bilevel.problem.problem import Problem
+from bilevel.problem.standard import StandardForm
+from bilevel.program import Progress
+from bilevel.response.point import complete_point, values_of
+from bilevel.solution import Certificate, Solution, Stats, Tolerances
+from bilevel.solvers.auto import Auto
+from bilevel.solvers.solver import AbstractSolver, Outcome, Request
+from bilevel.status import Status
+from bilevel.verify import certify
+
+
+def solve(
+    problem: Problem,
+    solver: AbstractSolver | None = None,
+    *,
+    parameters: Mapping[Any, Any] | None = None,
+    start: Mapping[Any, Any] | None = None,
+    time_limit: float | None = None,
+    rtol: float = 1e-6,
+    atol: float = 1e-8,
+    seed: int | None = None,
+    callback: Callable[[Progress], bool | None] | None = None,
+    options: Mapping[str, Any] | None = None,
+    verbose: bool = False,
+    throw: bool = True,
+) -> Solution:
+    r"""Solve a bilevel problem and return its solution with a certificate.
+
+    .. code-block:: text
+
+        minimize    F(x, y)
+        subject to  G(x, y) <= 0,  y_k in argmin of follower k
+
+    Parameters
+    ----------
+    problem
+        The problem.
+    solver
+        How to solve it; ``Auto()`` if left out.
+    parameters
+        Values by CVXPY parameter, overriding ``parameter.value``; threads then need not share it.
+    start
+        A point to begin with, by variable or variable name.
+    time_limit
+        Seconds; the best point so far is returned when it is met.
+    rtol, atol
+        ``OPTIMAL`` is claimed if ``|value - bound| <= atol + rtol * max(1, |value|)``.
+    seed
+        For randomised choices inside the backend.
+    callback
+        Called with ``Progress`` (seconds, incumbent, bound, gap, nodes); ``True`` stops the solve.
+    options
+        Passed to the backend's vendor verbatim.
+    verbose
+        Whether the vendor may write to the terminal.
+    throw
+        Whether to raise ``SolveFailed`` when there is no usable point.
+
+    Returns
+    -------
+    Solution
+        Status, values, bound, certificate and statistics. Values are also stored in the CVXPY
+        variables, as CVXPY does.
+
+    Raises
+    ------
+    ProblemError
+        If an argument or a parameter value is malformed.
+    UnsupportedProblem
+        If the solver is not valid for the problem.
+    BackendNotFound
+        If the backend's package is not installed.
+    SolveFailed
+        If there is no usable point and ``throw`` is true; it carries the solution.
+
+    Notes
+    -----
+    The certificate comes from solving every follower again by another route. A point that does
+    not pass is never reported as solved: the status becomes ``FAILED`` and the certificate says why.
+    Ctrl-C ends the search and returns the best point so far.
+
+    Examples
+    --------
+    >>> import cvxpy as cp, bilevel as bl
+    >>> price, demand = cp.Variable(name="price"), cp.Variable(name="demand")
+    >>> buyer = bl.Follower(
+    ...     cp.Maximize(10 * demand - demand**2 - price * demand), [demand >= 0], variables=[demand])
+    >>> problem = bl.Problem(
+    ...     cp.Maximize((price - 1) * demand), [price >= 1, price <= 10], followers=[buyer])
+    >>> solution = bl.solve(problem)
+    >>> print(solution.status.name, round(solution.leader_value, 4), solution.certificate.accepted)
+    OPTIMAL 10.125 True
+    """
+    request = _request(time_limit, rtol, atol, seed, callback, options, verbose)
+    began = time.perf_counter()
+    form = problem.compile(parameters)
+    if start is not None:
+        request = replace(
+            request, start=complete_point(form, problem.leaves, values_of(start, problem.leaves))
+        )
+    chosen, reason = solver if solver is not None else Auto(), ""
+    if isinstance(chosen, Auto):
+        choice = chosen.choose(form)
+        chosen, reason = choice.solver, choice.reason
+    if reasons := chosen.accepts(form):
+        raise UnsupportedProblem(reasons)
+    built = time.perf_counter() - began
+    outcome = chosen.run(form, request)
+    elapsed = time.perf_counter() - began - built
+    solution = _solution(problem, form, outcome, repr(chosen), reason, (built, elapsed))
+    if solution.status.has_point:
+        _store(problem, solution)
+    elif throw:
+        raise SolveFailed(solution)
+    return solution
+
+
+def _request(
+    time_limit: float | None,
+    rtol: float,
+    atol: float,
+    seed: int | None,
+    callback: Any,
+    options: Mapping[str, Any] | None,
+    verbose: bool,
+) -> Request:
+    if time_limit is not None and not time_limit > 0:
+        raise ProblemError(f"time_limit must be a positive number of seconds, not {time_limit!r}.")
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not (np.isfinite(value) and value >= 0):
+            raise ProblemError(f"{name} must be a finite number, zero or more, not {value!r}.")
+    return Request(time_limit, rtol, atol, seed, verbose, dict(options or {}), callback)
+
+
+def _solution(
+    problem: Problem,
+    form: StandardForm,
+    outcome: Outcome,
+    method: str,
+    reason: str,
+    seconds: tuple[float, float],
+) -> Solution:
+    built, elapsed = seconds
+    began = time.perf_counter()
+    status, sign, note = outcome.status, form.objective.sign, outcome.note
+    certificate, values = None, {}
+    if status.has_point and outcome.w is not None:
+        certificate = certify(form, outcome.w, Tolerances())
+        if not certificate.accepted:
+            status, note = Status.FAILED, f"{note} The point did not pass verification.".strip()
+        values = _read(problem, form, outcome)
+    stats = Stats(
+        method=method,
+        reason=reason,
+        backend=outcome.backend,
+        backend_status=outcome.backend_status,
+        build_seconds=built + max(elapsed - outcome.seconds, 0.0),
+        solve_seconds=outcome.seconds,
+        verify_seconds=time.perf_counter() - began,
+        nodes=outcome.nodes,
+        note=note,
+        trace=outcome.trace,
+    )
+    return Solution(
+        status=status,
+        leader_value=None if certificate is None else certificate.leader_value,
+        follower_values={} if certificate is None else certificate.follower_values,
+        bound=float(sign * outcome.bound) if np.isfinite(outcome.bound) else None,
+        certificate=certificate,
+        stats=stats,
+        values=values,
+        names=_names(problem, values),
+    )
+
+
+def _read(problem: Problem, form: StandardForm, outcome: Outcome) -> dict[int, Any]:
+    w: Array = outcome.w if outcome.w is not None else np.zeros(form.n)
+    values = {i: leaf.read(w) for i, leaf in problem.leaves.items()}
+    for follower, source in zip(form.followers, problem.followers, strict=True):
+        value = follower.objective.sign * follower.objective.evaluate(w)
+        values.setdefault(source.value.id, np.asarray(value))
+    return values
+
+
+def _names(problem: Problem, values: Mapping[int, Any]) -> dict[str, int]:
+    names: dict[str, int] = {}
+    for i, leaf in problem.leaves.items():
+        if i in values:
+            names.setdefault(leaf.variable.name(), i)
+    return names
+
+
+def _store(problem: Problem, solution: Solution) -> None:
+    for i, leaf in problem.leaves.items():
+        leaf.variable.save_value(solution.values[i])
+    for follower in problem.followers:
+        follower.value.save_value(solution.values[follower.value.id])

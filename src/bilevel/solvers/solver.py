@@ -1,0 +1,156 @@
+"""The contract of a solver: it works on matrices, knows its limits and never stores anything."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from bilevel.problem.functions import Array
+from bilevel.problem.standard import StandardForm
+from bilevel.program import Limits, Progress
+from bilevel.status import Status
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the caller of ``bl.solve`` asked for.
+
+    Parameters
+    ----------
+    time_limit
+        Seconds in all, or ``None``.
+    rtol, atol
+        Gap at which optimality is claimed.
+    seed
+        For randomised choices.
+    verbose
+        Whether the backend may write to the terminal.
+    options
+        Passed to the vendor verbatim.
+    callback
+        Called with ``Progress`` in the leader's sense; returning ``True`` stops the solve.
+    start
+        A full column vector to begin with, or ``None``.
+    """
+
+    time_limit: float | None = None
+    rtol: float = 1e-6
+    atol: float = 1e-8
+    seed: int | None = None
+    verbose: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+    callback: Callable[[Progress], bool | None] | None = None
+    start: Array | None = field(default=None, repr=False)
+
+    def limits(self, progress: Callable[[Progress], bool | None] | None) -> Limits:
+        """Return the backend's limits."""
+        return Limits(
+            self.time_limit,
+            self.rtol,
+            self.atol,
+            self.seed,
+            self.verbose,
+            self.options,
+            progress,
+        )
+
+    def closes(self, value: float, bound: float) -> bool:
+        """Return whether a value and a bound are close enough to claim optimality."""
+        return abs(value - bound) <= self.atol + self.rtol * max(1.0, abs(value))
+
+    def after(self, seconds: float) -> Request:
+        """Return the same request with time already spent taken off."""
+        if self.time_limit is None:
+            return self
+        return replace(self, time_limit=max(self.time_limit - seconds, 0.01))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a solver found, in columns and in minimisation sense.
+
+    Parameters
+    ----------
+    status
+        The claim, before the certificate.
+    w
+        All columns of the point, or ``None``.
+    bound
+        Proved lower bound of ``F``; ``-inf`` if none.
+    multipliers
+        For each follower its multipliers, where the method has them.
+    backend, backend_status, nodes, seconds, note
+        See ``Stats``.
+    trace
+        ``(seconds, incumbent, bound)`` in the leader's sense.
+    """
+
+    status: Status
+    w: Array | None = None
+    bound: float = -np.inf
+    multipliers: tuple[Array, ...] = ()
+    backend: str = ""
+    backend_status: str = ""
+    nodes: int = 0
+    seconds: float = 0.0
+    note: str = ""
+    trace: tuple[tuple[float, float | None, float | None], ...] = ()
+
+
+class AbstractSolver(ABC):
+    """Finds a solution of a bilevel problem given as matrices."""
+
+    @abstractmethod
+    def accepts(self, form: StandardForm) -> tuple[str, ...]:
+        """Return the reasons why this solver cannot be used; empty if it can."""
+
+    @abstractmethod
+    def run(self, form: StandardForm, request: Request) -> Outcome:
+        """Solve a problem for which ``accepts`` returned no reason.
+
+        Parameters
+        ----------
+        form
+            The problem.
+        request
+            Limits, tolerances, start and callback.
+
+        Returns
+        -------
+        Outcome
+            ``OPTIMAL`` only where a proved bound meets the point.
+
+        Raises
+        ------
+        UnsupportedProblem
+            If bounds that an encoding needs cannot be derived.
+        BackendError
+            If the vendor's code fails.
+        """
+
+
+class Recorder:
+    """Turns a backend's progress into the leader's sense, keeps the trace, asks the callback."""
+
+    def __init__(self, form: StandardForm, request: Request, has_bound: bool = True) -> None:
+        self._sign = form.objective.sign
+        self._callback = request.callback
+        self._has_bound = has_bound
+        self._began = time.perf_counter()
+        self.trace: list[tuple[float, float | None, float | None]] = []
+
+    def __call__(self, moment: Progress) -> bool | None:
+        """Record a moment; return whether to stop."""
+        incumbent = None if moment.incumbent is None else self._sign * moment.incumbent
+        bound = None if moment.bound is None or not self._has_bound else self._sign * moment.bound
+        seconds = time.perf_counter() - self._began
+        if not self.trace or self.trace[-1][1:] != (incumbent, bound):
+            self.trace.append((seconds, incumbent, bound))
+        if self._callback is None:
+            return None
+        return self._callback(Progress(seconds, incumbent, bound, moment.nodes))

@@ -1,0 +1,177 @@
+"""The pessimistic problem: an optimistic bound first, then the dualized worst case."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from bilevel.errors import UnsupportedProblem
+from bilevel.problem.functions import Array
+from bilevel.problem.standard import StandardForm
+from bilevel.reformulate.pessimistic import InnerDual
+from bilevel.response.extremes import extremes
+from bilevel.response.response import respond, worst_completion
+from bilevel.solvers.single_level import SingleLevel
+from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
+from bilevel.status import Status
+from bilevel.structure import Stance
+
+# The scale of the homogenised follower beyond which a value is suspected not to be attained, and
+# the caps at which that is tested.
+_LARGE_SCALE = 1e4
+_CAPS = (1e2, 1e4)
+
+
+@dataclass(frozen=True)
+class WorstCase(AbstractSolver):
+    """Solve a pessimistic problem exactly.
+
+    First the optimistic problem is solved: its value bounds the pessimistic one. If the worst
+    answer to its decision is as good, that is the proof. Otherwise the worst case is dualized into
+    one program. Where followers have a single answer to every decision (strictly convex), both
+    problems are the same.
+
+    Parameters
+    ----------
+    optimistic
+        Solves the optimistic problem.
+    exact
+        Solves the dualized problem.
+
+    Notes
+    -----
+    Exact for LP followers and a leader linear in their variables, and for strictly convex QP
+    followers. Where the value is approached but not attained the status is ``NOT_ATTAINED``: the
+    bound is the supremum or infimum and the point comes close to it.
+
+    References
+    ----------
+    See ``InnerDual``; spec T4 and E3-6 on values that are not attained.
+
+    Examples
+    --------
+    >>> import bilevel as bl
+    >>> problem = bl.instances.get("T4").problem.replace(stance="pessimistic")
+    >>> solution = bl.solve(problem, bl.WorstCase())
+    >>> print(solution.status.name, round(solution.bound, 4))
+    NOT_ATTAINED 2.0
+    """
+
+    optimistic: SingleLevel = field(default_factory=SingleLevel)
+    exact: SingleLevel = field(default_factory=lambda: SingleLevel(InnerDual()))
+
+    def accepts(self, form: StandardForm) -> tuple[str, ...]:
+        """See the abstract method."""
+        if form.stance is not Stance.PESSIMISTIC:
+            return ("WorstCase solves pessimistic problems only.",)
+        hopeful = self.optimistic.accepts(replace(form, stance=Stance.OPTIMISTIC))
+        if hopeful:
+            return hopeful
+        return () if _answers_are_unique(form) else self.exact.accepts(form)
+
+    def run(self, form: StandardForm, request: Request) -> Outcome:
+        """See the abstract method."""
+        began = time.perf_counter()
+        hopeful = self.optimistic.run(replace(form, stance=Stance.OPTIMISTIC), request)
+        if _answers_are_unique(form):
+            note = "Followers are strictly convex: their answers are unique."
+            return replace(hopeful, note=f"{hopeful.note} {note}".strip())
+        if hopeful.status.is_proved and not hopeful.status.has_point:
+            if hopeful.status is not Status.UNBOUNDED:
+                return hopeful
+        best = None if hopeful.w is None else _evaluate(form, hopeful.w)
+        if best is not None and request.closes(form.objective.evaluate(best), hopeful.bound):
+            note = "The optimistic optimum holds for every best answer."
+            return replace(hopeful, w=best, status=Status.OPTIMAL, multipliers=(), note=note)
+        rest = request.after(time.perf_counter() - began)
+        outcome = self._dualized(form, rest, best, hopeful.bound)
+        seconds = hopeful.seconds + outcome.seconds
+        nodes = hopeful.nodes + outcome.nodes
+        return replace(outcome, seconds=seconds, nodes=nodes)
+
+    def _dualized(
+        self, form: StandardForm, request: Request, best: Array | None, bound: float
+    ) -> Outcome:
+        began = time.perf_counter()
+        reformed = self.exact.reformulation.apply(form)
+        recorder = Recorder(form, request)
+        raw = self.exact.answer(reformed, request, recorder)
+        outcome = self.exact.judge(form, request, reformed, raw)
+        basis = Outcome(
+            outcome.status,
+            backend=self.exact.backend,
+            backend_status=raw.raw_status,
+            nodes=raw.nodes,
+            seconds=raw.seconds,
+            note=outcome.note,
+            trace=tuple(recorder.trace),
+        )
+        bound = max(bound, outcome.bound)
+        best = _better(form, best, outcome.w)
+        if best is None:
+            return replace(basis, status=outcome.status, bound=bound)
+        large = raw.v is not None and bool(
+            (raw.v[list(reformed.scales)] > _LARGE_SCALE).any()
+        )
+        if large:
+            return self._approached(form, request.after(time.perf_counter() - began), basis, bound)
+        value = form.objective.evaluate(best)
+        status = Status.OPTIMAL if request.closes(value, bound) else Status.FEASIBLE
+        return replace(basis, status=status, w=best, bound=min(bound, value))
+
+    def _approached(
+        self, form: StandardForm, request: Request, basis: Outcome, bound: float
+    ) -> Outcome:
+        """Cap the scale twice: a value that only a growing scale improves is not attained."""
+        found: list[tuple[float, Array]] = []
+        reformulation = self.exact.reformulation
+        if not isinstance(reformulation, InnerDual):
+            raise UnsupportedProblem("WorstCase.exact must use InnerDual.")
+        for cap in _CAPS:
+            reformed = replace(reformulation, largest_t=cap).apply(form)
+            raw = self.exact.answer(reformed, request)
+            outcome = self.exact.judge(form, request, reformed, raw)
+            if outcome.w is not None:
+                found.append((form.objective.evaluate(outcome.w), outcome.w))
+        if not found:
+            return replace(basis, status=Status.NOT_FOUND, bound=bound)
+        value, w = min(found, key=lambda pair: pair[0])
+        if request.closes(value, bound):
+            return replace(basis, status=Status.OPTIMAL, w=w, bound=min(bound, value))
+        shrinks = len(found) == len(_CAPS) and (found[1][0] - bound) < 0.2 * (found[0][0] - bound)
+        status = Status.NOT_ATTAINED if shrinks else Status.FEASIBLE
+        note = "The value improves only while the multiplier of the follower's value grows."
+        return replace(basis, status=status, w=w, bound=bound, note=note)
+
+
+def _evaluate(form: StandardForm, w: Array) -> Array | None:
+    """Return the worst answer to a decision if every coupling constraint holds for all answers."""
+    worst = worst_completion(form, w)
+    response = None if worst is None else respond(form, w)
+    if worst is None or response is None:
+        return None
+    ends = extremes(form, worst, response.answers)
+    if ends.worst_coupling is None or ends.worst_coupling > 1e-6:
+        return None
+    return worst
+
+
+def _better(form: StandardForm, first: Array | None, second: Array | None) -> Array | None:
+    points = [w for w in (first, second) if w is not None]
+    return min(points, key=form.objective.evaluate) if points else None
+
+
+def _answers_are_unique(form: StandardForm) -> bool:
+    return not (form.linking_mask & form.follower_mask).any() and all(
+        not len(f.objective.cubic)
+        and _is_strictly_convex(f.objective.P[f.columns][:, f.columns])
+        for f in form.followers
+    )
+
+
+def _is_strictly_convex(P: object) -> bool:
+    dense = P.toarray()  # type: ignore[attr-defined]
+    values = np.linalg.eigvalsh(dense)
+    return bool(values[0] > 1e-9 * max(values[-1], 1e-300))

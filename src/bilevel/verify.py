@@ -1,0 +1,197 @@
+"""Independent evidence about a point: every follower is solved again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bilevel.problem.functions import Array
+from bilevel.problem.problem import Problem
+from bilevel.problem.standard import StandardForm
+from bilevel.program import Termination
+from bilevel.response.answer import CHECK_ROUTES, FollowerAnswer, answer
+from bilevel.response.extremes import Extremes, extremes
+from bilevel.response.multipliers import multiplier_violation, multipliers_are_unique
+from bilevel.response.point import complete_point, values_of
+from bilevel.solution import Certificate, Solution, Tolerances
+from bilevel.structure import Stance
+
+
+def verify(
+    problem: Problem,
+    point: Solution | Mapping[Any, Any],
+    *,
+    parameters: Mapping[Any, Any] | None = None,
+    tolerances: Tolerances | None = None,
+) -> Certificate:
+    r"""Return a certificate for any point, wherever it comes from.
+
+    Each follower is solved again at the leader's decision by another backend than the one that
+    usually finds the answer, and its value is compared with the point's:
+    ``gap = (f(x, y) - min f(x, .)) / max(1, |min f(x, .)|)``.
+
+    Parameters
+    ----------
+    problem
+        The problem.
+    point
+        A solution, or values by CVXPY variable or by variable name. Follower variables may be left
+        out: the best answer for the leader is filled in.
+    parameters
+        Parameter values that override ``parameter.value``.
+    tolerances
+        Looser or tighter tolerances; they are shown in the summary.
+
+    Returns
+    -------
+    Certificate
+        Violations, follower gaps, the leader's best and worst value over all best answers to this
+        decision, whether answer and multipliers are unique, and the verdict.
+
+    Raises
+    ------
+    ProblemError
+        If a leader variable is missing, or a value has the wrong shape or is not finite.
+
+    Notes
+    -----
+    Bilevel feasibility is what can be verified at a point; optimality needs a bound and is a
+    matter of the solution's status. With followers that see each other's variables, each is solved
+    with the others' values fixed, which verifies a Nash equilibrium.
+
+    References
+    ----------
+    Ketkov and Prokopyev (2026), arXiv:2603.17107, on why optimality cannot be checked cheaply.
+
+    Examples
+    --------
+    >>> import bilevel as bl
+    >>> problem = bl.instances.get("T6b").problem
+    >>> print(bl.verify(problem, {"x": 2.0, "y": 3.0}).accepted)
+    True
+    >>> wrong = bl.verify(problem, {"x": 2.0, "y": 3.5})
+    >>> print(wrong.accepted, round(wrong.follower_gap, 4))
+    False 0.2321
+    """
+    form = problem.compile(parameters)
+    values = point.values if isinstance(point, Solution) else values_of(point, problem.leaves)
+    w = complete_point(form, problem.leaves, values)
+    return certify(form, w, tolerances or Tolerances())
+
+
+def certify(form: StandardForm, w: Array, tolerances: Tolerances) -> Certificate:
+    """Return the certificate of a full column vector."""
+    followers = _check_followers(form, w)
+    violations = _violations(form, w)
+    answers = [check.answer for check in followers]
+    prices = multiplier_violation(form, w)
+    ends = extremes(form, w, answers)
+    notes = [note for f in followers for note in f.notes] + list(ends.notes)
+    gaps = {form.followers[k].name: f.gap for k, f in enumerate(followers)}
+    gap = max(gaps.values())
+    follower_violation = max(f.violation for f in followers)
+    leader_value = form.objective.sign * form.objective.evaluate(w)
+    accepted = (
+        max(*violations[:2], follower_violation, prices) <= tolerances.violation
+        and violations[2] <= tolerances.integrality
+        and gap <= tolerances.gap
+    )
+    if form.stance is Stance.PESSIMISTIC:
+        verdict, more = _pessimistic_verdict(form, leader_value, ends, tolerances)
+        accepted = accepted and verdict
+        notes += more
+    return Certificate(
+        accepted=bool(accepted),
+        leader_value=leader_value,
+        leader_violation=violations[0],
+        coupling_violation=violations[1],
+        integrality_violation=violations[2],
+        follower_violation=follower_violation,
+        follower_gap=gap,
+        follower_gaps=gaps,
+        follower_values={
+            f.name: f.objective.sign * f.objective.evaluate(w) for f in form.followers
+        },
+        optimistic_value=ends.optimistic,
+        pessimistic_value=ends.pessimistic,
+        unique_answer=ends.unique,
+        unique_multipliers=multipliers_are_unique(form, w, answers),
+        multiplier_violation=prices,
+        route=", ".join(dict.fromkeys(f.answer.route for f in followers)),
+        tolerances=tolerances,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+@dataclass(frozen=True)
+class _Check:
+    answer: FollowerAnswer
+    gap: float
+    violation: float
+    notes: tuple[str, ...]
+
+
+def _check_followers(form: StandardForm, w: Array) -> list[_Check]:
+    checks = []
+    for k, follower in enumerate(form.followers):
+        found = answer(form, k, w, CHECK_ROUTES)
+        violation = float(follower.rows.violation(w).max(initial=0.0))
+        value = _own_value(form, k, w)
+        notes, gap = [], np.inf
+        if found.termination is Termination.OPTIMAL:
+            gap = max(value - found.value, 0.0) / max(1.0, abs(found.value))
+        elif found.termination is Termination.INFEASIBLE:
+            notes.append(f"Follower {follower.name!r} has no feasible answer to this decision.")
+        elif found.termination is Termination.UNBOUNDED:
+            notes.append(f"Follower {follower.name!r} is unbounded at this decision.")
+        else:
+            notes.append(
+                f"Follower {follower.name!r} could not be solved again ({found.termination.value})."
+            )
+        checks.append(_Check(found, float(gap), violation, tuple(notes)))
+    return checks
+
+
+def _own_value(form: StandardForm, k: int, w: Array) -> float:
+    follower = form.followers[k]
+    own = follower.columns
+    return follower.objective.project(own, w).evaluate(w[own])
+
+
+def _violations(form: StandardForm, w: Array) -> tuple[float, float, float]:
+    columns, leader = form.columns, ~form.follower_mask
+    rows = form.rows.violation(w)
+    bounds = np.maximum(columns.lower - w, w - columns.upper)[leader].max(initial=0.0)
+    own = max(float(rows[~form.coupled_rows].max(initial=0.0)), float(bounds), 0.0)
+    coupled = float(rows[form.coupled_rows].max(initial=0.0))
+    coupled = max([coupled, *(cone.violation(w) for cone in form.cones)])
+    integer = columns.integer
+    integrality = float(abs(w - np.round(w))[integer].max(initial=0.0))
+    return own, coupled, integrality
+
+
+def _pessimistic_verdict(
+    form: StandardForm, leader_value: float, ends: Extremes, tolerances: Tolerances
+) -> tuple[bool, list[str]]:
+    if ends.pessimistic is None:
+        return True, ["The worst value at this decision is unknown, so it was not compared."]
+    better = (leader_value - ends.pessimistic) * form.objective.sign
+    notes, accepted = [], True
+    if better < -tolerances.gap * max(1.0, abs(ends.pessimistic)) * 10:
+        accepted = False
+        notes.append(
+            f"The point promises {leader_value:.9g}, but the worst best answer gives "
+            f"{ends.pessimistic:.9g}."
+        )
+    if ends.worst_coupling is None:
+        notes.append("Whether coupling constraints hold for every best answer is unknown.")
+    elif ends.worst_coupling > 10 * tolerances.violation:
+        accepted = False
+        notes.append(
+            f"A coupling constraint is violated by {ends.worst_coupling:.2g} at another best "
+            f"answer."
+        )
+    return accepted, notes

@@ -1,0 +1,77 @@
+"""What is printed is executed: README, docs, and the examples in every docstring."""
+
+import doctest
+import importlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src"
+PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/**/*.md"))]
+MODULES = sorted(
+    ".".join(file.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+    for file in SOURCE.rglob("*.py")
+)
+
+# The optional package without which a page's or a module's examples cannot run.
+NEEDS = {
+    "bilevel.applications.strain_design": "cobra",
+    "bilevel.plots": "matplotlib",
+    "docs/strain-design.md": "cobra",
+}
+
+BLOCK = re.compile(
+    r"(?:^<!-- not executed: (?P<reason>.+?) -->\n+)?^```python\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced Python block of a page, and why it is not executed if it is not."""
+
+    line: int
+    code: str
+    reason: str | None
+
+
+def blocks(text):
+    """Return the Python blocks of a Markdown page, in order."""
+    return [
+        Block(text.count("\n", 0, match.start("code")) + 1, match["code"], match["reason"])
+        for match in BLOCK.finditer(text)
+    ]
+
+
+def test_blocks_are_found_with_line_and_reason():
+    text = "# Page\n\n```python\na = 1\n```\n\n<!-- not executed: slow -->\n```python\nb\n```\n"
+    assert blocks(text) == [Block(4, "a = 1\n", None), Block(9, "b\n", "slow")]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_runs(page, subtests, tmp_path, monkeypatch):
+    if page in NEEDS:
+        pytest.importorskip(NEEDS[page])
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = blocks(text)
+    assert len(found) == text.count("```python"), "indented blocks are not executed"
+    namespace = {"__name__": "__main__"}
+    for block in found:
+        with subtests.test(line=block.line):
+            if block.reason:
+                pytest.skip(block.reason)
+            lines_before = "\n" * (block.line - 1)  # so that a traceback shows the page's line
+            exec(compile(lines_before + block.code, page, "exec"), namespace)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples_run(name, tmp_path, monkeypatch):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    monkeypatch.chdir(tmp_path)
+    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    assert doctest.testmod(importlib.import_module(name), optionflags=options).failed == 0

@@ -1,0 +1,100 @@
+"""The rules of the house that no linter knows."""
+
+import ast
+import doctest
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from numpydoc.docscrape import NumpyDocString
+
+import bilevel
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "bilevel"
+FILES = sorted(str(file.relative_to(SOURCE)) for file in SOURCE.rglob("*.py"))
+FOLDERS = ["src", "tests", "docs", "benchmarks", "experiments", "examples"]
+
+PUBLIC = [
+    name
+    for name in bilevel.__all__
+    if inspect.isclass(getattr(bilevel, name)) or inspect.isroutine(getattr(bilevel, name))
+]
+
+# Imports cvxpy, which itself loads the solvers it finds; forgets them; and asks whether
+# bilevel alone brings them back.
+LOADED_BY_BILEVEL = """
+import sys
+import cvxpy
+optional = set(sys.argv[1:])
+for module in [m for m in sys.modules if m.partition(".")[0] in optional]:
+    del sys.modules[module]
+import bilevel
+print(*sorted(optional & set(sys.modules)))
+"""
+OPTIONAL = ["casadi", "clarabel", "cobra", "daqp", "highspy", "matplotlib", "pyscipopt", "torch"]
+
+
+def parse(file):
+    """Return the syntax tree of a source file."""
+    return ast.parse((SOURCE / file).read_text(encoding="utf-8"))
+
+
+def lines_without_docstring(function):
+    """Return how many lines a function has, its docstring not counted."""
+    lines = function.end_lineno - function.lineno + 1
+    if ast.get_docstring(function) is not None:
+        docstring = function.body[0]
+        lines -= docstring.end_lineno - docstring.lineno + 1
+    return lines
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_assert_guards_the_library(file):
+    asserts = [node.lineno for node in ast.walk(parse(file)) if isinstance(node, ast.Assert)]
+    assert not asserts, f"raise an error of bilevel.errors instead, lines {asserts}"
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file != "cli.py"])
+def test_only_the_command_line_prints(file):
+    prints = [
+        node.lineno
+        for node in ast.walk(parse(file))
+        if isinstance(node, ast.Name) and node.id == "print"
+    ]
+    assert not prints, f"return or log it instead, lines {prints}"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_files_and_functions_stay_short(file):
+    assert len((SOURCE / file).read_text(encoding="utf-8").splitlines()) <= 300
+    long = {
+        node.name: lines_without_docstring(node)
+        for node in ast.walk(parse(file))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and lines_without_docstring(node) > 60
+    }
+    assert not long
+
+
+def test_import_loads_no_optional_package():
+    command = [sys.executable, "-c", LOADED_BY_BILEVEL, *OPTIONAL]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert loaded.split() == []
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_show_an_executed_example(name):
+    docstring = getattr(bilevel, name).__doc__  # its own, not its parent's
+    assert docstring, f"{name} has no docstring"
+    section = "\n".join(NumpyDocString(docstring)["Examples"])
+    examples = doctest.DocTestParser().get_examples(section)
+    assert examples, f"{name} has no section Examples"
+    assert not any(doctest.SKIP in example.options for example in examples)
+
+
+def test_no_file_has_a_name_reserved_on_windows():
+    files = (file for folder in FOLDERS for file in (ROOT / folder).rglob("*"))
+    assert not [file for file in files if file.name.lower().partition(".")[0] == "aux"]
