@@ -228,8 +228,10 @@ class Solution:
 
     def __getitem__(self, variable: Any) -> Any:
         """Return the value of a variable (the CVXPY object or its name)."""
-        key = self.names.get(variable) if isinstance(variable, str) else getattr(variable, "id", None)
-        if key not in self.values:
+        key = (
+            self.names.get(variable) if isinstance(variable, str) else getattr(variable, "id", None)
+        )
+        if key is None or key not in self.values:
             known = ", ".join(sorted(self.names)) or "none: there is no point"
             raise KeyError(f"{variable} has no value in this solution (known: {known}).")
         return self.values[key]

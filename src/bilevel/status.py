@@ -25,7 +25,7 @@ class Status(Enum):
         "The best value is known but no point attains it; the point returned comes close."
     )
     INFEASIBLE = (
-        "No leader decision satisfies the leader's constraints together with the followers' answers."
+        "No leader decision meets the leader's constraints together with the followers' answers."
     )
     UNBOUNDED = "The leader's objective is unbounded over the followers' answers."
     FOLLOWER_INFEASIBLE = "A follower has no feasible answer to any decision the leader may take."

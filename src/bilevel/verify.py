@@ -88,7 +88,7 @@ def certify(form: StandardForm, w: Array, tolerances: Tolerances) -> Certificate
     violations = _violations(form, w)
     answers = [check.answer for check in followers]
     prices = multiplier_violation(form, w)
-    ends = extremes(form, w, answers)
+    ends = extremes(form, w)
     notes = [note for f in followers for note in f.notes] + list(ends.notes)
     gaps = {form.followers[k].name: f.gap for k, f in enumerate(followers)}
     gap = max(gaps.values())

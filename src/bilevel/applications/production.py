@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bilevel.problem.functions import Array
 
 # Growth is held at its maximum up to this; a program with an exact value may be refused.
-_SLACK = 1e-9
+_SLACK = 1e-10
 
 
 @dataclass(frozen=True)

@@ -93,8 +93,6 @@ def strain_design(
 ) -> StrainDesign:
     r"""Return the problem of an engineer who removes reactions so that a growing cell produces.
 
-    .. code-block:: text
-
         maximize    production                                  over k in {0, 1}^candidates
         subject to  sum(k) <= n_knockouts,  growth >= growth_floor
                     v in argmax { growth : S v == 0, lower <= v <= upper, v_j == 0 if k_j == 1 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import highspy
@@ -25,7 +26,6 @@ _STATUS = {
     highspy.HighsModelStatus.kObjectiveBound: Termination.LIMIT,
     highspy.HighsModelStatus.kObjectiveTarget: Termination.LIMIT,
     highspy.HighsModelStatus.kInterrupt: Termination.INTERRUPTED,
-    highspy.HighsModelStatus.kHighsInterrupt: Termination.INTERRUPTED,
     highspy.HighsModelStatus.kUnknown: Termination.NUMERICAL,
     highspy.HighsModelStatus.kSolveError: Termination.NUMERICAL,
     highspy.HighsModelStatus.kPostsolveError: Termination.NUMERICAL,
@@ -41,7 +41,7 @@ class HiGHS(AbstractBackend):
 
     def solve(self, program: Program, limits: Limits, start: Array | None = None) -> RawAnswer:
         """See the abstract method."""
-        solver = highspy.Highs()
+        solver = _Quiet()
         solver.setOptionValue("output_flag", limits.verbose)
         self._options(solver, program, limits)
         try:
@@ -52,17 +52,15 @@ class HiGHS(AbstractBackend):
             raise BackendError("HiGHS refused the model.")
         if start is not None and program.integer.any():
             point = highspy.HighsSolution()
-            point.col_value = start.tolist()
+            point.col_value = list(start)
             solver.setSolution(point)
         if limits.progress is not None and program.integer.any():
             _watch(solver, program, limits.progress)
         began = time.perf_counter()
         # The solve runs in highspy's own thread so that Ctrl-C reaches Python and cancels it.
-        solver.HandleKeyboardInterrupt = program.integer.any()
-        try:
+        solver.HandleKeyboardInterrupt = bool(program.integer.any())
+        with suppress(KeyboardInterrupt):
             solver.solve()
-        except KeyboardInterrupt:
-            pass
         seconds = time.perf_counter() - began
         return _answer(solver, program, seconds)
 
@@ -82,8 +80,16 @@ class HiGHS(AbstractBackend):
                 raise BackendError(f"HiGHS does not know the option {name!r} or its value.")
 
 
+class _Quiet(highspy.Highs):
+    """Highs() writes its banner to stdout while it registers callbacks; stdout may carry JSON."""
+
+    def enableCallbacks(self) -> None:  # noqa: N802
+        self.setOptionValue("output_flag", False)
+        super().enableCallbacks()
+
+
 def _model(program: Program) -> Any:
-    model, lp = highspy.HighsModel(), None
+    model = highspy.HighsModel()
     lp = model.lp_
     lp.num_col_, lp.num_row_ = program.n, len(program.rows)
     lp.col_cost_, lp.offset_ = program.objective.c, program.objective.constant
@@ -95,7 +101,7 @@ def _model(program: Program) -> Any:
     lp.a_matrix_.num_col_, lp.a_matrix_.num_row_ = program.n, len(program.rows)
     lp.a_matrix_.start_ = matrix.indptr.astype(np.int32)
     lp.a_matrix_.index_ = matrix.indices.astype(np.int32)
-    lp.a_matrix_.value_ = matrix.data
+    lp.a_matrix_.value_ = np.asarray(matrix.data, float)
     if program.integer.any():
         kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
         lp.integrality_ = [kinds[int(flag)] for flag in program.integer]
@@ -126,7 +132,11 @@ def _answer(solver: Any, program: Program, seconds: float) -> RawAnswer:
     info, solution = solver.getInfo(), solver.getSolution()
     feasible = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
     usable = termination in (Termination.OPTIMAL, Termination.LIMIT, Termination.INTERRUPTED)
-    v = np.array(solution.col_value) if usable and feasible and solution.value_valid else None
+    v = (
+        np.array(solution.col_value, float)
+        if usable and feasible and solution.value_valid
+        else None
+    )
     is_mip = program.integer.any()
     bound, nodes = -np.inf, 0
     if is_mip:
@@ -136,5 +146,5 @@ def _answer(solver: Any, program: Program, seconds: float) -> RawAnswer:
     duals = None
     if not is_mip and v is not None and solution.dual_valid:
         # HiGHS: gradient = A' row_dual + col_dual; ours: gradient + A' lam = 0 with lam >= 0.
-        duals = -np.array(solution.row_dual)
+        duals = -np.array(solution.row_dual, float)
     return RawAnswer(termination, v, float(bound), duals, nodes, seconds, str(raw).split(".k")[-1])

@@ -92,9 +92,7 @@ def _build(model: Any, program: Program) -> list[Any]:
     _objective(model, program, columns)
     _rows(model, program, columns)
     for number, cone in enumerate(program.cones):
-        values = [
-            Expr(_linear(cone.A, i, columns)) - float(cone.b[i]) for i in range(len(cone.b))
-        ]
+        values = [Expr(_linear(cone.A, i, columns)) - float(cone.b[i]) for i in range(len(cone.b))]
         side = model.addVar(name=f"cone[{number}]", lb=0.0)
         model.addCons(side == values[0])
         model.addCons(pyscipopt.quicksum(part * part for part in values[1:]) <= side * side)

@@ -8,11 +8,11 @@ from typing import Any
 
 import cvxpy as cp
 import numpy as np
-import scipy.sparse as sp
 
 from bilevel.errors import ProblemError, UnsupportedProblem
-from bilevel.problem.expand import Expanded, expand
-from bilevel.problem.functions import Array, Monomials, Objective, Rows
+from bilevel.problem.expand import Expanded, Expander
+from bilevel.problem.followers import check_curvature, follower_form, value_row
+from bilevel.problem.functions import Array, Rows
 from bilevel.problem.leaves import Leaf, label, make_leaf, parameter_value
 from bilevel.problem.level import Level, NotParametric
 from bilevel.problem.rewrite import Rewriter
@@ -22,7 +22,6 @@ from bilevel.problem.standard import (
     FollowerForm,
     Price,
     StandardForm,
-    smallest_curvature,
 )
 from bilevel.structure import Stance
 
@@ -44,6 +43,25 @@ class PriceSource:
     variable: cp.Variable
     follower: int
     constraint: int
+
+
+class _Compiled:
+    """The levels of one compilation; a level without parameters is expanded once."""
+
+    def __init__(
+        self, levels: tuple[Level, ...], expanders: tuple[Expander, ...], columns: Columns
+    ) -> None:
+        self.levels, self._expanders, self.columns = levels, expanders, columns
+        self._fixed: dict[int, Expanded] = {}
+
+    def expand(self, k: int, values: Mapping[int, Array]) -> Expanded:
+        """Return level ``k`` at parameter values."""
+        if k in self._fixed:
+            return self._fixed[k]
+        expanded = self._expanders[k](self.levels[k].arrays(values))
+        if not self.levels[k].has_parameters:
+            self._fixed[k] = expanded
+        return expanded
 
 
 class Canonical:
@@ -84,7 +102,8 @@ class Canonical:
         self._n_plain = first
         self.parameters = _parameters(self._sources)
         self._plain_parameters = {p.id: _plain_parameter(p) for p in self.parameters}
-        self._compiled: tuple[list[Level], list[Array], int] | None = None
+        self._compiled: _Compiled | None = None
+        self._last_bounds: tuple[Columns, Rows, tuple[Columns, Rows]] | None = None
         try:
             self._compiled = self._compile(self._plain_parameters)
         except NotParametric:
@@ -99,7 +118,7 @@ class Canonical:
         values = {p.id: parameter_value(p, given) for p in self.parameters}
         return self._form(values, stance)
 
-    def _compile(self, parameters: Mapping[int, Any]) -> tuple[list[Level], list[Array], int]:
+    def _compile(self, parameters: Mapping[int, Any]) -> _Compiled:
         expressions = {i: leaf.expression for i, leaf in self.leaves.items()}
         rewriter = Rewriter(expressions, parameters)
         levels, places, n = [], [], self._n_plain
@@ -107,7 +126,9 @@ class Canonical:
         for source in self._sources:
             constraints = [*source.constraints]
             if source is not self._sources[0]:
-                constraints += [c for v in source.variables for c in _attribute_rows(v, self.leaves)]
+                constraints += [
+                    c for v in source.variables for c in _attribute_rows(self.leaves[v.id])
+                ]
             level = Level(source.who, source.objective, constraints, rewriter)
             place = np.full(level.n, -1)
             for i, start in level.plain_columns.items():
@@ -124,32 +145,29 @@ class Canonical:
                 entry += p.size
             levels.append(level)
             places.append(place)
-        return levels, places, n
+        expanders = [Expander(*pair, n) for pair in zip(levels, places, strict=True)]
+        return _Compiled(tuple(levels), tuple(expanders), self._columns(places, n))
 
     def _form(self, values: Mapping[int, Array], stance: Stance) -> StandardForm:
         compiled = self._compiled
         if compiled is None:
             # Not affine in the parameters: their values become constants of a new compilation.
-            constants = {i: cp.Constant(value) for i, value in values.items()}
-            compiled = self._compile(constants)
-        levels, places, n = compiled
+            compiled = self._compile({i: cp.Constant(value) for i, value in values.items()})
         plain = {self._plain_parameters[i].id: value for i, value in values.items()}
-        expanded = [
-            expand(level, level.arrays(plain), place, n)
-            for level, place in zip(levels, places, strict=True)
-        ]
-        columns = self._columns(places, n)
-        followers, moved = [], []
-        for k in range(1, len(levels)):
+        expanded = [compiled.expand(k, plain) for k in range(len(compiled.levels))]
+        columns, followers, moved = compiled.columns, [], []
+        for k in range(1, len(expanded)):
             own = np.flatnonzero(columns.owner == k - 1)
-            form, rest = _follower(self._sources[k], self._names[k - 1], own, expanded[k])
+            form, rest = follower_form(self._sources[k].who, self._names[k - 1], own, expanded[k])
             followers.append(form)
             moved.append(rest)
         prices = self._find_prices(expanded, followers)
-        value_rows = [_value_row(self.leaves[v.id].first, followers[k]) for v, k in self._values]
+        value_rows = [value_row(self.leaves[v.id].first, followers[k]) for v, k in self._values]
         rows = Rows.stack(expanded[0].rows, *moved, *value_rows)
-        columns, rows = _bounds_from_rows(columns, rows)
-        _check_curvature(followers, columns)
+        columns, rows = self._bounds(columns, rows)
+        check_curvature(followers, columns)
+        if len(expanded[0].objective.cubic):
+            raise UnsupportedProblem("The leader's objective multiplies three variables.")
         return StandardForm(
             columns,
             expanded[0].objective,
@@ -160,6 +178,13 @@ class Canonical:
             tuple((self.leaves[v.id].first, k) for v, k in self._values),
             stance,
         )
+
+    def _bounds(self, columns: Columns, rows: Rows) -> tuple[Columns, Rows]:
+        last = self._last_bounds
+        if last is None or last[0] is not columns or last[1] is not rows:
+            last = (columns, rows, _bounds_from_rows(columns, rows))
+            self._last_bounds = last
+        return last[2]
 
     def _columns(self, places: Sequence[Array], n: int) -> Columns:
         names = [f"epigraph[{i}]" for i in range(n)]
@@ -207,90 +232,6 @@ class Canonical:
         return tuple(prices)
 
 
-def _follower(
-    source: LevelSource, name: str, own: Array, level: Expanded
-) -> tuple[FollowerForm, Rows]:
-    if level.cones:
-        raise UnsupportedProblem(
-            f"The problem of {source.who} needs a second-order cone (a norm, or a convex function "
-            f"inside a constraint). Followers are linear or convex quadratic programs here: write "
-            f"its constraints with linear terms, absolute values or maxima."
-        )
-    mask = np.zeros(level.rows.A.shape[1], bool)
-    mask[own] = True
-    products = level.rows.products
-    both = mask[products.factors].all(axis=1) if len(products) else np.zeros(0, bool)
-    if both.any():
-        number = int(level.row_constraint[products.row[both][0]])
-        raise UnsupportedProblem(
-            f"Constraint {number} (counted from 0) of {source.who} is quadratic in the follower's "
-            f"own variables; a follower's constraints must be linear in them."
-        )
-    touched = level.rows.touches(mask)
-    cubic = level.objective.cubic
-    if len(cubic) and mask[cubic.factors].all(axis=1).any():
-        raise UnsupportedProblem(f"The objective of {source.who} is cubic in its own variables.")
-    curvature = smallest_curvature(level.objective, own)
-    if curvature < -1e-9:
-        word = "concave" if level.objective.maximize else "convex"
-        raise UnsupportedProblem(
-            f"The objective of {source.who} is not {word} in its own variables (smallest relative "
-            f"eigenvalue of its quadratic part: {curvature:.3g}). First-order conditions would "
-            f"accept points that are not its best answer."
-        )
-    return FollowerForm(name, own, level.objective, level.rows.take(touched)), level.rows.take(
-        ~touched
-    )
-
-
-def _check_curvature(followers: Sequence[FollowerForm], columns: Columns) -> None:
-    """A leader column may scale a convex quadratic only where its sign is known."""
-    for follower in followers:
-        cubic = follower.objective.cubic
-        if not len(cubic):
-            continue
-        own = np.zeros(len(columns), bool)
-        own[follower.columns] = True
-        scaled = own[cubic.factors].sum(axis=1) == 2
-        for scale in np.unique(cubic.factors[scaled][~own[cubic.factors[scaled]]]):
-            w = np.zeros(len(columns))
-            w[scale] = 1.0
-            P = follower.objective.project(follower.columns, w).P
-            P = P - follower.objective.project(follower.columns, np.zeros(len(columns))).P
-            up, down = (Objective(sign * P, np.zeros(P.shape[0])) for sign in (1.0, -1.0))
-            safe = (smallest_curvature(up) >= -1e-9 and columns.lower[scale] >= 0) or (
-                smallest_curvature(down) >= -1e-9 and columns.upper[scale] <= 0
-            )
-            if not safe:
-                raise UnsupportedProblem(
-                    f"Column {columns.names[scale]} scales a quadratic term of follower "
-                    f"{follower.name!r}, which is convex only for one sign of it: bound "
-                    f"{columns.names[scale]} accordingly (for example nonneg=True)."
-                )
-
-
-def _value_row(column: int, follower: FollowerForm) -> Rows:
-    objective = follower.objective
-    if len(objective.cubic):
-        raise UnsupportedProblem(
-            f"The value of follower {follower.name!r} cannot be used by the leader while a leader "
-            f"variable scales its quadratic term."
-        )
-    n, sign = len(objective.c), objective.sign
-    linear = sign * objective.c
-    linear[column] -= 1.0
-    coo = objective.P.tocoo()
-    factors = np.column_stack([coo.row, coo.col])
-    products = np.full(coo.nnz, 0.5 * sign) * coo.data
-    return Rows(
-        sp.csr_array(linear[None, :].reshape(1, n)),
-        np.array([-sign * objective.constant]),
-        np.array([True]),
-        Monomials.collect(np.zeros(coo.nnz, int), factors, products),
-        (f"value[{follower.name}]",),
-    )
-
-
 def _bounds_from_rows(columns: Columns, rows: Rows) -> tuple[Columns, Rows]:
     """Turn leader rows with a single leader column into bounds of that column."""
     count = np.diff(rows.A.indptr)
@@ -310,10 +251,9 @@ def _bounds_from_rows(columns: Columns, rows: Rows) -> tuple[Columns, Rows]:
     return Columns(columns.names, lower, upper, columns.integer, columns.owner), rows.take(keep)
 
 
-def _attribute_rows(variable: cp.Variable, leaves: Mapping[int, Leaf]) -> list[Any]:
+def _attribute_rows(leaf: Leaf) -> list[Any]:
     """Bounds that a follower's variable declares, as constraints: each has a multiplier."""
-    leaf = leaves[variable.id]
-    lower, upper = leaf.bounds
+    variable, (lower, upper) = leaf.variable, leaf.bounds
     rows, vector = [], cp.vec(variable, order="F")
     for bound, build in ((lower, lambda v, s: v >= s), (upper, lambda v, s: v <= s)):
         finite = np.flatnonzero(np.isfinite(bound))

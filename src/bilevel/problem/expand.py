@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
 
-from bilevel.errors import UnsupportedProblem
+from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.functions import Array, Cone, Monomials, Objective, Rows
 from bilevel.problem.level import Level, LevelArrays
 
@@ -23,25 +23,232 @@ class Expanded:
     row_entry: Array
 
 
-class _Products:
-    """The products of a level: for each entry, two affine functions of columns and earlier ones."""
+@dataclass(frozen=True)
+class _Quadratic:
+    """An objective's products at weights, multiplied out."""
 
-    def __init__(self, level: Level, arrays: LevelArrays, place: Array, n: int) -> None:
-        # Local column -> global column (>= 0) or product entry (as -2 - entry).
-        self._n, self._who = n, level.who
-        sides = []
-        for which in range(2):
-            index = np.concatenate([np.empty(0, int)] + [pair[which] for pair in level.side_rows])
-            sides.append((arrays.A[index], -arrays.b[index]))
-        count = sides[0][0].shape[0]
-        self.linear, self.offset, self.nested = [], [], []
-        for A, offset in sides:
-            columns, products = split(A, place, n, count)
-            self.linear.append(columns)
-            self.offset.append(offset)
-            self.nested.append(products)
-        self.count = count
-        self.is_flat = not any(nested.nnz for nested in self.nested)
+    source: sp.csr_array
+    weight: Array
+    P: sp.csr_array
+    c: Array
+    constant: float
+    cubic: Monomials
+
+
+@dataclass
+class _Matrix:
+    """What depends on a level's matrix and on the constants of its products."""
+
+    arrays: LevelArrays
+    b: Array
+    rows: Rows
+    products: _Products
+    cones: tuple[Cone, ...]
+    quadratic: _Quadratic | None = None
+
+    def matches(self, arrays: LevelArrays, sides: Array) -> bool:
+        """Return whether other arrays have the same matrix and the same product constants."""
+        same_sides = np.array_equal(self.arrays.b[sides], arrays.b[sides])
+        return same_sides and _same(self.arrays.A, arrays.A)
+
+
+def _same(first: sp.csr_array, second: sp.csr_array) -> bool:
+    return first is second or (
+        np.array_equal(first.indptr, second.indptr)
+        and np.array_equal(first.indices, second.indices)
+        and np.array_equal(first.data, second.data)
+    )
+
+
+class Expander:
+    """Expands a level at any parameter values; what does not depend on them is kept.
+
+    Parameters
+    ----------
+    level
+        The compiled level.
+    place
+        For each local column, its global column, or ``-2 - k`` for entry ``k`` of the products.
+    n
+        Number of global columns.
+    """
+
+    def __init__(self, level: Level, place: Array, n: int) -> None:
+        self._level, self._place, self._n = level, place, n
+        none = np.empty(0, int)
+        sides = [np.concatenate([none, *(pair[s] for pair in level.side_rows)]) for s in range(2)]
+        self._keep = np.flatnonzero(level.linear_rows)
+        parts = [*sides, self._keep, *level.cone_rows]
+        self._order = np.concatenate(parts)
+        ends = np.cumsum([len(part) for part in parts])
+        self._slices = [slice(e - len(p), e) for e, p in zip(ends, parts, strict=True)]
+        self._count = len(sides[0])
+        local = np.arange(level.n)
+        plain, inside = local[place >= 0], local[place < 0]
+        ones = np.ones(level.n)
+        self._columns = sp.csr_array(
+            (ones[plain], (plain, place[plain])), shape=(level.n, n), dtype=float
+        )
+        self._inside = sp.csr_array(
+            (ones[inside], (inside, -2 - place[inside])), shape=(level.n, self._count), dtype=float
+        )
+        self._row_constraint = level.row_constraint[self._keep]
+        self._row_entry = level.row_entry[self._keep]
+        self._last: _Matrix | None = None
+        self._names = tuple(
+            f"c{number}[{entry}]" if number >= 0 else "epigraph"
+            for number, entry in zip(self._row_constraint, self._row_entry, strict=True)
+        )
+
+    def __call__(self, arrays: LevelArrays) -> Expanded:
+        """Return the level as polynomials over all columns."""
+        matrix = self._matrix(arrays)
+        linear = self._slices[2]
+        b = arrays.b[self._order]
+        rows = replace(matrix.rows, b=matrix.rows.b + (b - matrix.b)[linear])
+        objective = self._objective(arrays, matrix)
+        cones = [
+            replace(cone, b=b[part])
+            for cone, part in zip(matrix.cones, self._slices[3:], strict=True)
+        ]
+        return Expanded(objective, rows, tuple(cones), self._row_constraint, self._row_entry)
+
+    def _matrix(self, arrays: LevelArrays) -> _Matrix:
+        """Return what depends on the constraints' matrix; often parameters leave it as it was."""
+        sides = self._order[: self._slices[1].stop]
+        last = self._last
+        if last is not None and last.matches(arrays, sides):
+            return last
+        b = arrays.b[self._order]
+        columns, inside = self._split(arrays.A[self._order])
+        left, right, linear, *cones = self._slices
+        products = _Products(
+            self._level.who,
+            [(columns[part], -b[part], inside[part]) for part in (left, right)],
+        )
+        rows = self._rows(columns[linear], b[linear], inside[linear], products)
+        found = []
+        for number, part in enumerate(cones):
+            if inside[part].nnz:
+                raise UnsupportedProblem(
+                    f"A norm in the problem of {self._level.who} contains a product of variables."
+                )
+            found.append(Cone(columns[part], b[part], f"cone{number}"))
+        made = _Matrix(arrays, b, rows, products, tuple(found))
+        self._last = made
+        return made
+
+    def _split(self, A: sp.csr_array) -> tuple[sp.csr_array, sp.csr_array]:
+        """Return the parts of a matrix over columns and over products."""
+        columns = sp.csr_array(A @ self._columns)
+        columns.eliminate_zeros()
+        if not self._count:
+            return columns, sp.csr_array((A.shape[0], 0))
+        inside = sp.csr_array(A @ self._inside)
+        inside.eliminate_zeros()
+        return columns, inside
+
+    def _objective(self, arrays: LevelArrays, matrix: _Matrix) -> Objective:
+        weight = arrays.c @ self._inside if self._count else np.empty(0)
+        known = matrix.quadratic
+        if known is None or not (
+            np.array_equal(known.weight, weight) and _same(known.source, arrays.P)
+        ):
+            known = self._quadratic(arrays.P, weight, matrix.products)
+            matrix.quadratic = known
+        c = arrays.c @ self._columns + known.c
+        constant = arrays.constant + known.constant
+        return Objective(known.P, c, constant, known.cubic, self._level.maximize)
+
+    def _quadratic(self, source: sp.csr_array, weight: Array, products: _Products) -> _Quadratic:
+        """Return the products in the objective, each with its weight, multiplied out."""
+        n = self._n
+        P, c, constant, cubic = self._place_square(source), np.zeros(n), 0.0, Monomials.empty(3)
+        if weight.any() and products.is_flat:
+            (L, R), (l0, r0) = products.linear, products.offset
+            half = L.T @ (sp.diags_array(weight) @ R)
+            P = P + half + half.T
+            c = L.T @ (weight * r0) + R.T @ (weight * l0)
+            constant = float(l0 @ (weight * r0))
+        elif weight.any():
+            terms: list[tuple[Array, Array]] = []
+            for k in np.flatnonzero(weight).tolist():
+                terms = _add(terms, [(f, weight[k] * v) for f, v in products.polynomial(k)])
+            constant = float(terms[0][1].sum())
+            np.add.at(c, terms[1][0][:, 0], terms[1][1])
+            pairs, value = terms[2]
+            half = sp.coo_array((value, (pairs[:, 0], pairs[:, 1])), shape=(n, n)).tocsr()
+            P = P + half + half.T
+            if len(terms) > 3:
+                factors, value = terms[3]
+                cubic = Monomials.collect(np.zeros(len(value), int), factors, value)
+        P = sp.csr_array(P)
+        P.eliminate_zeros()
+        if not np.isfinite(P.data).all():
+            raise ProblemError(f"The objective of {self._level.who} contains NaN or infinite data.")
+        return _Quadratic(source, weight, P, c, constant, cubic)
+
+    def _place_square(self, P: sp.csr_array) -> sp.csr_array:
+        if not P.nnz:
+            return sp.csr_array((self._n, self._n))
+        if self._count and sp.csr_array(P @ self._inside).nnz:
+            raise UnsupportedProblem(
+                f"The objective of {self._level.who} has degree four or more in its variables."
+            )
+        square = sp.csr_array(self._columns.T @ P @ self._columns)
+        # The compiler may hand over one triangle only.
+        if sp.tril(square, -1).nnz == 0 or sp.triu(square, 1).nnz == 0:
+            square = square + square.T - sp.diags_array(square.diagonal())
+        return sp.csr_array(square)
+
+    def _rows(self, A: sp.csr_array, b: Array, inside: sp.csr_array, products: _Products) -> Rows:
+        equality = self._level.equality[self._keep]
+        if not inside.nnz:
+            return Rows(A, b, equality, Monomials.empty(), self._names)
+        b = b.copy()
+        row, factors, value = [], [], []
+        extra: tuple[list[int], list[int], list[float]] = ([], [], [])
+        for i in np.flatnonzero(np.diff(inside.indptr)).tolist():
+            part = slice(inside.indptr[i], inside.indptr[i + 1])
+            for k, weight in zip(inside.indices[part], inside.data[part], strict=True):
+                terms = products.polynomial(int(k))
+                if len(terms) > 3 and len(terms[3][1]):
+                    raise UnsupportedProblem(
+                        f"A constraint of {self._level.who} multiplies three variables; at most "
+                        f"two may be multiplied in a constraint."
+                    )
+                b[i] -= weight * terms[0][1].sum()
+                extra[0].extend([i] * len(terms[1][1]))
+                extra[1].extend(terms[1][0][:, 0])
+                extra[2].extend(weight * terms[1][1])
+                row.append(np.full(len(terms[2][1]), i))
+                factors.append(terms[2][0])
+                value.append(weight * terms[2][1])
+        if extra[0]:
+            A = sp.csr_array(A + sp.coo_array((extra[2], (extra[0], extra[1])), shape=A.shape))
+        collected = Monomials.collect(
+            np.concatenate(row), np.concatenate(factors), np.concatenate(value)
+        )
+        return Rows(A, b, equality, collected, self._names)
+
+
+class _Products:
+    """The products of a level: for each entry, two affine functions of columns and earlier ones.
+
+    Parameters
+    ----------
+    who
+        The level, for messages.
+    sides
+        For the left and the right factors: matrix over columns, constants, matrix over products.
+    """
+
+    def __init__(self, who: str, sides: list[tuple[sp.csr_array, Array, sp.csr_array]]) -> None:
+        self._who = who
+        self.linear = [columns for columns, _, _ in sides]
+        self.offset = [offset for _, offset, _ in sides]
+        self._nested = [inside for _, _, inside in sides]
+        self.is_flat = not any(inside.nnz for inside in self._nested)
         self._memo: dict[int, list[tuple[Array, Array]]] = {}
 
     def polynomial(self, entry: int) -> list[tuple[Array, Array]]:
@@ -57,143 +264,10 @@ class _Products:
             (np.empty((1, 0), int), self.offset[which][[entry]]),
             (row.indices[:, None], row.data),
         ]
-        inner = self.nested[which][[entry]]
+        inner = self._nested[which][[entry]]
         for k, value in zip(inner.indices, inner.data, strict=True):
             terms = _add(terms, [(f, value * v) for f, v in self.polynomial(int(k))])
         return terms
-
-
-def expand(level: Level, arrays: LevelArrays, place: Array, n: int) -> Expanded:
-    """Return a level as polynomials over all columns.
-
-    Parameters
-    ----------
-    level
-        The compiled level.
-    arrays
-        Its arrays at the parameters' values.
-    place
-        For each local column, its global column, or ``-2 - k`` for entry ``k`` of the products.
-    n
-        Number of global columns.
-    """
-    products = _Products(level, arrays, place, n)
-    objective = _objective(level, arrays, place, n, products)
-    keep = level.linear_rows
-    rows = _rows(level, arrays, place, n, products)
-    cones = []
-    for number, index in enumerate(level.cone_rows):
-        columns, inside = split(arrays.A[index], place, n, products.count)
-        if inside.nnz:
-            raise UnsupportedProblem(
-                f"A norm in the problem of {level.who} contains a product of variables."
-            )
-        cones.append(Cone(-columns, -arrays.b[index], f"cone{number}"))
-    return Expanded(
-        objective, rows, tuple(cones), level.row_constraint[keep], level.row_entry[keep]
-    )
-
-
-def split(A: sp.csr_array, place: Array, n: int, count: int) -> tuple[sp.csr_array, sp.csr_array]:
-    """Return the parts of a matrix over columns and over products."""
-    coo = A.tocoo()
-    target = place[coo.col]
-    plain = target >= 0
-    rows = A.shape[0]
-    columns = sp.csr_array(
-        sp.coo_array((coo.data[plain], (coo.row[plain], target[plain])), shape=(rows, n))
-    )
-    inside = ~plain
-    products = sp.csr_array(
-        sp.coo_array(
-            (coo.data[inside], (coo.row[inside], -2 - target[inside])), shape=(rows, count)
-        )
-    )
-    columns.eliminate_zeros()
-    products.eliminate_zeros()
-    return columns, products
-
-
-def _objective(
-    level: Level, arrays: LevelArrays, place: Array, n: int, products: _Products
-) -> Objective:
-    line, inside = split(sp.csr_array(arrays.c[None, :]), place, n, products.count)
-    c, constant = line.toarray().ravel(), arrays.constant
-    P = _place_square(level, arrays.P, place, n)
-    cubic = Monomials.empty(3)
-    if inside.nnz and products.is_flat:
-        weight = sp.diags_array(inside.toarray().ravel())
-        (L, R), (l0, r0) = products.linear, products.offset
-        half = L.T @ weight @ R
-        P = P + half + half.T
-        c = c + L.T @ (weight @ r0) + R.T @ (weight @ l0)
-        constant += float(l0 @ (weight @ r0))
-    elif inside.nnz:
-        terms: list[tuple[Array, Array]] = []
-        for k, value in zip(inside.indices, inside.data, strict=True):
-            terms = _add(terms, [(f, value * v) for f, v in products.polynomial(int(k))])
-        constant += float(terms[0][1].sum())
-        np.add.at(c, terms[1][0][:, 0], terms[1][1])
-        pairs, value = terms[2]
-        half = sp.coo_array((value, (pairs[:, 0], pairs[:, 1])), shape=(n, n)).tocsr()
-        P = P + half + half.T
-        if len(terms) > 3:
-            factors, value = terms[3]
-            cubic = Monomials.collect(np.zeros(len(value), int), factors, value)
-    P = sp.csr_array(P)
-    P.eliminate_zeros()
-    return Objective(P, c, constant, cubic, level.maximize)
-
-
-def _place_square(level: Level, P: sp.csr_array, place: Array, n: int) -> sp.csr_array:
-    if not P.nnz:
-        return sp.csr_array((n, n))
-    coo = P.tocoo()
-    row, column = place[coo.row], place[coo.col]
-    if (row < 0).any() or (column < 0).any():
-        raise UnsupportedProblem(
-            f"The objective of {level.who} has degree four or more in its variables."
-        )
-    # The compiler may hand over one triangle only.
-    one_sided = not ((coo.row > coo.col).any() and (coo.row < coo.col).any())
-    square = sp.csr_array(sp.coo_array((coo.data, (row, column)), shape=(n, n)))
-    if one_sided:
-        square = square + square.T - sp.diags_array(square.diagonal())
-    return sp.csr_array(square)
-
-
-def _rows(level: Level, arrays: LevelArrays, place: Array, n: int, products: _Products) -> Rows:
-    keep = level.linear_rows
-    A, inside = split(arrays.A[keep], place, n, products.count)
-    b, equality = arrays.b[keep].copy(), level.equality[keep]
-    row, factors, value = [np.empty(0, int)], [np.empty((0, 2), int)], [np.empty(0)]
-    extra = ([], [], [])
-    for i in np.flatnonzero(np.diff(inside.indptr)):
-        part = inside[[i]]
-        for k, weight in zip(part.indices, part.data, strict=True):
-            terms = products.polynomial(int(k))
-            if len(terms) > 3 and len(terms[3][1]):
-                raise UnsupportedProblem(
-                    f"A constraint of {level.who} multiplies three variables; at most two may be "
-                    f"multiplied in a constraint."
-                )
-            b[i] -= weight * terms[0][1].sum()
-            extra[0].extend([i] * len(terms[1][1]))
-            extra[1].extend(terms[1][0][:, 0])
-            extra[2].extend(weight * terms[1][1])
-            row.append(np.full(len(terms[2][1]), i))
-            factors.append(terms[2][0])
-            value.append(weight * terms[2][1])
-    if extra[0]:
-        A = A + sp.coo_array((extra[2], (extra[0], extra[1])), shape=A.shape)
-    collected = Monomials.collect(
-        np.concatenate(row), np.concatenate(factors), np.concatenate(value)
-    )
-    names = tuple(
-        f"c{number}[{entry}]" if number >= 0 else "epigraph"
-        for number, entry in zip(level.row_constraint[keep], level.row_entry[keep], strict=True)
-    )
-    return Rows(sp.csr_array(A), b, equality, collected, names)
 
 
 def _add(
@@ -220,7 +294,9 @@ def _multiply(
             if degree > 3:
                 raise UnsupportedProblem(f"The problem of {who} multiplies four or more variables.")
             factors = np.hstack([np.repeat(lf, len(rv), axis=0), np.tile(rf, (len(lv), 1))])
-            term: list[tuple[Array, Array]] = [(np.empty((0, d), int), np.empty(0)) for d in range(degree)]
+            term: list[tuple[Array, Array]] = [
+                (np.empty((0, d), int), np.empty(0)) for d in range(degree)
+            ]
             term.append((factors, np.outer(lv, rv).ravel()))
             result = _add(result, term)
     return result

@@ -94,6 +94,9 @@ class Rows:
     @classmethod
     def stack(cls, *parts: Rows) -> Rows:
         """Put the rows of several records below each other."""
+        parts = tuple(part for part in parts if len(part)) or parts[:1]
+        if len(parts) == 1:
+            return parts[0]
         offsets = np.cumsum([0] + [len(part) for part in parts])
         shifted = [(o, p.products) for o, p in zip(offsets, parts, strict=False)]
         return cls(
@@ -113,6 +116,8 @@ class Rows:
 
     def take(self, mask: Array) -> Rows:
         """Keep the rows of a boolean mask, shape ``(m,)``."""
+        if mask.all():
+            return self
         names = tuple(name for name, keep in zip(self.names, mask, strict=True) if keep)
         products = self.products.take(mask)
         return Rows(self.A[mask], self.b[mask], self.equality[mask], products, names)
@@ -122,7 +127,7 @@ class Rows:
         return self.A @ w - self.b + self.products.evaluate(w, len(self))
 
     def violation(self, w: Array) -> Array:
-        """Return how far each row is violated at ``w``, rows scaled to unit norm, shape ``(m,)``."""
+        """Return each row's violation at ``w``, rows scaled to unit norm, shape ``(m,)``."""
         value = self.evaluate(w)
         scale = self._scale(w)
         return np.where(self.equality, np.abs(value), np.maximum(value, 0.0)) / scale
@@ -277,7 +282,7 @@ def widen(matrix: sp.csr_array, n: int) -> sp.csr_array:
 
 
 def split_once(terms: Monomials, inside: Array, w: Array) -> tuple[Array, Array, Array]:
-    """Return ``(row, column, coefficient)`` of terms with exactly one factor inside, rest at ``w``."""
+    """Return ``(row, column, coefficient)`` of the terms with exactly one factor inside."""
     once = inside.sum(axis=1) == 1
     factors, kept = terms.factors[once], inside[once]
     column = factors[kept]

@@ -3,145 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import cvxpy as cp
 
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.canonicalize import Canonical, LevelSource, PriceSource
+from bilevel.problem.follower import Follower, as_constraints, as_objective
 from bilevel.problem.leaves import Leaf, label
 from bilevel.problem.standard import StandardForm
 from bilevel.structure import Stance, Structure
 
 
-class Follower:
-    r"""One follower: it minimizes or maximizes over its own variables, the leader's being given.
-
-    .. code-block:: text
-
-        minimize    f(x, y)           over y, for the leader's decision x
-        subject to  g(x, y) <= 0,  h(x, y) == 0
-
-    Parameters
-    ----------
-    objective
-        ``cvxpy.Minimize`` or ``cvxpy.Maximize`` of a scalar, linear or convex quadratic in the
-        follower's variables. Leader variables may multiply them.
-    constraints
-        CVXPY constraints, linear in the follower's variables.
-    variables
-        The variables this follower decides. A variable in no follower's list is the leader's.
-    name
-        Used in messages and as the key of ``solution.follower_values``.
-
-    Raises
-    ------
-    ProblemError
-        If the objective is not CVXPY's, no variable is listed, or a listed variable occurs nowhere
-        in the follower's problem.
-
-    Notes
-    -----
-    Convexity in the follower's own variables is checked when the problem is compiled. A follower
-    that is infeasible or unbounded for some leader decisions takes these decisions away from the
-    leader.
-
-    Examples
-    --------
-    >>> import cvxpy as cp, bilevel as bl
-    >>> x, y = cp.Variable(name="x"), cp.Variable(name="y")
-    >>> follower = bl.Follower(cp.Minimize(y), [y >= x, y >= 1 - x], variables=[y], name="carrier")
-    >>> problem = bl.Problem(cp.Maximize(-y), [x >= 0, x <= 1], followers=[follower])
-    >>> print(round(bl.solve(problem).leader_value, 6))
-    -0.5
-    """
-
-    def __init__(
-        self,
-        objective: Any,
-        constraints: Iterable[Any],
-        variables: Sequence[cp.Variable] | cp.Variable,
-        name: str | None = None,
-    ) -> None:
-        self.variables = _variables(variables)
-        self.name = name if name is not None else label(self.variables[0])
-        self.objective = _objective(objective, f"follower {self.name!r}")
-        self.constraints = _constraints(constraints, f"follower {self.name!r}")
-        seen = {v.id for part in (self.objective, *self.constraints) for v in part.variables()}
-        for variable in self.variables:
-            if variable.id not in seen:
-                raise ProblemError(
-                    f"Follower {self.name!r} lists variable {label(variable)}, which occurs neither in "
-                    f"its objective nor in its constraints; any value would be an answer. Remove it "
-                    f"from variables, or add the constraint that determines it."
-                )
-        self._duals: dict[int, cp.Variable] = {}
-        self._value = cp.Variable(name=f"value[{self.name}]")
-        self._lock = threading.Lock()
-
-    def __repr__(self) -> str:
-        listed = ", ".join(label(v) for v in self.variables)
-        return f"Follower({self.name!r}, variables=[{listed}])"
-
-    def dual(self, constraint: Any) -> cp.Variable:
-        """Return the multiplier of one of this follower's constraints, for use by the leader.
-
-        Parameters
-        ----------
-        constraint
-            A constraint object from the follower's list.
-
-        Returns
-        -------
-        cvxpy.Variable
-            Of the constraint's shape; its sign is that of CVXPY's ``dual_value`` when the follower
-            is solved alone. ``bl.solve`` stores its value where the leader uses it.
-
-        Raises
-        ------
-        ProblemError
-            If the constraint is not one of the follower's.
-
-        Notes
-        -----
-        Where multipliers are not unique, an optimistic leader chooses among them, which can make
-        its problem unbounded (spec T8b).
-
-        Examples
-        --------
-        >>> import cvxpy as cp, bilevel as bl
-        >>> x, y = cp.Variable(name="x"), cp.Variable(name="y")
-        >>> demand = y >= x
-        >>> follower = bl.Follower(cp.Minimize(cp.square(y)), [demand], variables=[y])
-        >>> price = follower.dual(demand)
-        >>> problem = bl.Problem(cp.Maximize(price), [x >= 0, x <= 3], followers=[follower])
-        >>> print(round(bl.solve(problem)[price].item(), 5))
-        6.0
-        """
-        if not any(constraint is own for own in self.constraints):
-            raise ProblemError(
-                f"{constraint} is not a constraint of follower {self.name!r}; pass the very object "
-                f"that stands in its list (keep it in a name: capacity = x + y <= 8)."
-            )
-        with self._lock:
-            if constraint.id not in self._duals:
-                number = next(i for i, own in enumerate(self.constraints) if own is constraint)
-                self._duals[constraint.id] = cp.Variable(
-                    constraint.shape, name=f"dual[{self.name}.c{number}]"
-                )
-            return self._duals[constraint.id]
-
-    @property
-    def value(self) -> cp.Variable:
-        """The follower's optimal value, in its own sense, for use in the leader's problem."""
-        return self._value
-
-
 class Problem:
     r"""A leader that decides first, and followers that answer optimally.
-
-    .. code-block:: text
 
         minimize    F(x, y)
         subject to  G(x, y) <= 0,  y_k in argmin of follower k, for each k
@@ -179,8 +55,10 @@ class Problem:
     >>> import cvxpy as cp, bilevel as bl
     >>> x, y = cp.Variable(name="x"), cp.Variable(name="y")
     >>> follower = bl.Follower(
-    ...     cp.Minimize(-y), [x + y <= 8, 4 * x + y >= 8, 2 * x + y <= 13, 2 * x <= 7 * y],
-    ...     variables=[y])
+    ...     cp.Minimize(-y),
+    ...     [x + y <= 8, 4 * x + y >= 8, 2 * x + y <= 13, 2 * x <= 7 * y],
+    ...     variables=[y],
+    ... )
     >>> problem = bl.Problem(cp.Minimize(3 * x + y), [0 <= x, x <= 5], followers=[follower])
     >>> print(round(bl.solve(problem).leader_value, 6))
     8.0
@@ -193,8 +71,8 @@ class Problem:
         followers: Iterable[Follower] = (),
         stance: str | Stance = Stance.OPTIMISTIC,
     ) -> None:
-        self.objective = _objective(objective, "the leader")
-        self.constraints = _constraints(constraints, "the leader")
+        self.objective = as_objective(objective, "the leader")
+        self.constraints = as_constraints(constraints, "the leader")
         self.followers = _followers(followers)
         self.stance = _stance(stance)
         self.variables = _own(self)
@@ -217,7 +95,9 @@ class Problem:
         """
         known = {"objective", "constraints", "followers", "stance"}
         if unknown := set(changes) - known:
-            raise ProblemError(f"replace does not know {sorted(unknown)}; it takes {sorted(known)}.")
+            raise ProblemError(
+                f"replace does not know {sorted(unknown)}; it takes {sorted(known)}."
+            )
         arguments = {name: changes.get(name, getattr(self, name)) for name in known}
         twin = Problem(**arguments)
         if set(changes) <= {"stance"}:
@@ -277,43 +157,6 @@ class Problem:
         return self.canonical.leaves
 
 
-def _variables(variables: Any) -> tuple[cp.Variable, ...]:
-    listed = (variables,) if isinstance(variables, cp.Variable) else tuple(variables)
-    for variable in listed:
-        if not isinstance(variable, cp.Variable):
-            raise ProblemError(
-                f"A follower's variables must be cvxpy.Variable objects, not {variable!r}."
-            )
-    if not listed:
-        raise ProblemError("A follower needs at least one entry in variables: what it decides.")
-    if len({v.id for v in listed}) < len(listed):
-        raise ProblemError("A follower lists the same variable twice.")
-    return listed
-
-
-def _objective(objective: Any, who: str) -> Any:
-    if not isinstance(objective, (cp.Minimize, cp.Maximize)):
-        raise ProblemError(
-            f"The objective of {who} must be cvxpy.Minimize(...) or cvxpy.Maximize(...), not "
-            f"{type(objective).__name__}."
-        )
-    return objective
-
-
-def _constraints(constraints: Iterable[Any], who: str) -> tuple[Any, ...]:
-    listed = []
-    for constraint in constraints:
-        if isinstance(constraint, (bool,)) or not hasattr(constraint, "is_dcp"):
-            raise ProblemError(
-                f"A constraint of {who} is {constraint!r}, which is not a CVXPY constraint. A "
-                f"comparison of two numbers gives a plain truth value."
-            )
-        listed.append(constraint)
-    if len({c.id for c in listed}) < len(listed):
-        raise ProblemError(f"{who} lists the same constraint object twice.")
-    return tuple(listed)
-
-
 def _followers(followers: Iterable[Follower]) -> tuple[Follower, ...]:
     listed = (followers,) if isinstance(followers, Follower) else tuple(followers)
     if not listed:
@@ -323,7 +166,9 @@ def _followers(followers: Iterable[Follower]) -> tuple[Follower, ...]:
             raise ProblemError(f"followers must hold bilevel.Follower objects, not {follower!r}.")
     names = [follower.name for follower in listed]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise ProblemError(f"Two followers are called {sorted(twice)[0]!r}; give each its own name.")
+        raise ProblemError(
+            f"Two followers are called {sorted(twice)[0]!r}; give each its own name."
+        )
     return listed
 
 
@@ -365,14 +210,14 @@ def _own(problem: Problem) -> tuple[cp.Variable, ...]:
             for variable in part.variables():
                 if variable.id in derived:
                     raise ProblemError(
-                        f"Follower {follower.name!r} uses {label(variable)}; multipliers and values "
-                        f"of followers may be used by the leader only."
+                        f"Follower {follower.name!r} uses {label(variable)}; multipliers and "
+                        f"values of followers may be used by the leader only."
                     )
                 if variable.id not in owner and variable.id not in leader:
                     raise ProblemError(
-                        f"Variable {label(variable)} occurs only in follower {follower.name!r} and is in no "
-                        f"follower's list. Add it to variables=[...] of the follower that decides "
-                        f"it, or use it in the leader's problem if the leader does."
+                        f"Variable {label(variable)} occurs only in follower {follower.name!r} and "
+                        f"is in no follower's list. Add it to variables=[...] of the follower that "
+                        f"decides it, or use it in the leader's problem if the leader does."
                     )
     return tuple(leader.values())
 
@@ -401,7 +246,7 @@ def _check_continuous(follower: Follower) -> None:
         if variable.attributes.get("boolean") or variable.attributes.get("integer"):
             raise UnsupportedProblem(
                 f"Follower {follower.name!r} decides the integer variable {label(variable)}. "
-                f"Optimality conditions and strong duality do not hold for integer followers, so no "
-                f"present method accepts one: relax {label(variable)}, or wait for the branch-and-cut "
-                f"solver that is planned for them."
+                f"Optimality conditions and strong duality do not hold for integer followers, so "
+                f"no present method accepts one: relax {label(variable)}, or wait for the "
+                f"branch-and-cut solver that is planned for them."
             )

@@ -32,7 +32,7 @@ def slack_bounds(form: StandardForm, k: int) -> tuple[Array, str]:
     program = relaxation(form)
     rows = form.followers[k].rows
     bounds = np.zeros(len(rows))
-    for r in np.flatnonzero(~rows.equality):
+    for r in np.flatnonzero(~rows.equality).tolist():
         if _has_products(rows, r):
             raise _refusal(form, k, r, "slack", "its row contains a product of variables")
         linear = np.zeros(program.n)
@@ -66,7 +66,7 @@ def multiplier_bounds(form: StandardForm, k: int) -> tuple[Array, str]:
     _check_recession(form, k)
     program = relaxation(form, k)
     bounds = np.zeros(len(follower.rows))
-    for r in np.flatnonzero(~follower.rows.equality):
+    for r in np.flatnonzero(~follower.rows.equality).tolist():
         linear = np.zeros(program.n)
         linear[form.n + r] = -1.0
         value = _minimum(program, linear)
@@ -108,23 +108,21 @@ def _check_recession(form: StandardForm, k: int) -> None:
     transposed = sp.csr_array(rows.A[:, follower.columns].T)
     count = transposed.shape[0]
     equations = replace(Rows.empty(m), A=transposed, b=np.zeros(count))
-    equations = replace(
-        equations, equality=np.ones(count, bool), names=("cancels",) * count
-    )
+    equations = replace(equations, equality=np.ones(count, bool), names=("cancels",) * count)
     objective = Objective(sp.csr_array((m, m)), -inequality.astype(float))
     lower, upper = np.where(inequality, 0.0, -np.inf), np.where(inequality, 1.0, np.inf)
     program = continuous_program(objective, equations, lower, upper)
     raw, _ = solve_continuous(program, ("highs", "clarabel"))
     if raw is None or raw.v is None:
         raise UnsupportedProblem(
-            f"The test for bounded multipliers of follower {follower.name!r} did not finish. Use SOS1."
+            f"Bounds on multipliers of follower {follower.name!r} could not be tested. Use SOS1."
         )
     ray = np.flatnonzero(inequality & (raw.v > 1e-7))
     if len(ray):
         names = ", ".join(rows.names[r] for r in ray[:4])
         raise UnsupportedProblem(
-            f"Multipliers of follower {follower.name!r} are unbounded: its rows {names} cancel each "
-            f"other, so any multiple may be added to their multipliers. No valid M exists. Use "
+            f"Multipliers of follower {follower.name!r} are unbounded: its rows {names} cancel "
+            f"each other, so any multiple may be added to their multipliers. No M is valid. Use "
             f"SOS1 or Indicator on SCIP, or give BigM(multiplier=...) at your own risk."
         )
 
@@ -151,7 +149,7 @@ def _has_products(rows: Rows, r: int) -> bool:
 def _refusal(form: StandardForm, k: int, r: int, what: str, why: str) -> UnsupportedProblem:
     follower = form.followers[k]
     return UnsupportedProblem(
-        f"No bound on the {what} of row {follower.rows.names[r]} of follower {follower.name!r} can be "
-        f"derived: {why}. Add bounds to the variables, use SOS1 or Indicator on SCIP, or give "
+        f"No bound on the {what} of row {follower.rows.names[r]} of follower {follower.name!r} can "
+        f"be derived: {why}. Add bounds to the variables, use SOS1 or Indicator on SCIP, or give "
         f"BigM({what}=...)."
     )

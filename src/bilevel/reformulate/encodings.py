@@ -16,13 +16,13 @@ import numpy as np
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
-from bilevel.program import Builder
 from bilevel.reformulate.bounds import multiplier_bounds, slack_bounds
+from bilevel.reformulate.builder import Builder
 
 
 @dataclass(frozen=True)
 class PairBounds:
-    """Upper bounds of a follower's multipliers and slacks, shape ``(m,)`` each, and their origin."""
+    """Upper bounds of a follower's multipliers and slacks, each ``(m,)``, and their origin."""
 
     multiplier: Array
     slack: Array

@@ -8,7 +8,7 @@ import numpy as np
 
 from bilevel.problem.functions import Rows
 from bilevel.problem.standard import StandardForm
-from bilevel.program import Builder
+from bilevel.reformulate.builder import Builder
 from bilevel.reformulate.encodings import SOS1, AbstractEncoding
 from bilevel.reformulate.products import Linearizer
 from bilevel.reformulate.reformulation import (
@@ -25,8 +25,6 @@ from bilevel.structure import Stance
 @dataclass(frozen=True)
 class KKT(AbstractReformulation):
     r"""Each follower becomes feasibility, stationarity and complementarity.
-
-    .. code-block:: text
 
         grad_y f + lam' grad_y g + nu' grad_y h = 0,   g + s = 0,   h = 0,
         lam >= 0,  s >= 0,  lam_i s_i = 0
@@ -90,17 +88,11 @@ class KKT(AbstractReformulation):
         upper = None if bounds is None else bounds.multiplier
         columns = add_multipliers(builder, follower, upper)
         inequality = np.flatnonzero(~rows.equality)
-        slacks = np.array(
-            [
-                builder.column(
-                    f"slack[{follower.name}.{rows.names[r]}]",
-                    0.0,
-                    np.inf if bounds is None else float(bounds.slack[r]),
-                    recipe=_slack_recipe(rows, int(r), form.n),
-                )
-                for r in inequality
-            ],
-            int,
+        slacks = builder.columns(
+            [f"slack[{follower.name}.{rows.names[r]}]" for r in inequality],
+            0.0,
+            np.inf if bounds is None else bounds.slack[inequality],
+            recipe=lambda v: np.maximum(-rows.evaluate(v[: form.n])[inequality], 0.0),
         )
         for r, slack in zip(inequality, slacks, strict=True):
             limits = (np.inf, np.inf)
@@ -119,10 +111,3 @@ def add_prices(builder: Builder, form: StandardForm, multipliers: list[np.ndarra
         target = int(multipliers[price.follower][price.row])
         name = form.columns.names[price.column]
         builder.row([price.column, target], [1.0, -1.0], 0.0, name, equality=True)
-
-
-def _slack_recipe(rows: Rows, r: int, n: int):  # noqa: ANN202
-    single = np.zeros(len(rows), bool)
-    single[r] = True
-    row = rows.take(single)
-    return lambda v: max(-float(row.evaluate(v[:n])[0]), 0.0)

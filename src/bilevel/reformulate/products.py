@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.standard import is_convex
-from bilevel.program import Builder
+from bilevel.reformulate.builder import Builder
 from bilevel.reformulate.encodings import AbstractEncoding
 
 
@@ -81,9 +81,7 @@ class Linearizer:
             name = f"{builder.names[k]}*{builder.names[v]}"
             low, high = min(low, 0.0), max(high, 0.0)
             on = builder.column(name, low, high, recipe=lambda w: w[k] * w[v])
-            off = builder.column(
-                f"not {name}", low, high, recipe=lambda w: w[v] - w[on]
-            )
+            off = builder.column(f"not {name}", low, high, recipe=lambda w: w[v] - w[on])
             builder.row([v, on, off], [1.0, -1.0, -1.0], 0.0, name, equality=True)
             self._encoding.gate(builder, k, 0, on, f"{name}=0")
             self._encoding.gate(builder, k, 1, off, name)

@@ -10,7 +10,8 @@ import scipy.sparse as sp
 
 from bilevel.problem.functions import Array, Monomials, Rows
 from bilevel.problem.standard import FollowerForm, StandardForm
-from bilevel.program import Builder, Program
+from bilevel.program import Program
+from bilevel.reformulate.builder import Builder
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def add_multipliers(
 
 
 def stationarity(follower: FollowerForm, multipliers: Array, n: int) -> Rows:
-    r"""Return ``d/dw_j [f + lam'g + nu'h] = 0`` for the follower's own columns, over ``n`` columns."""
+    r"""Return ``d/dw_j [f + lam'g + nu'h] = 0``, ``j`` own, over ``n`` columns."""
     own, objective = follower.columns, follower.objective
     transposed = follower.rows.A[:, own].T.tocoo()
     gradient = objective.P[own].tocoo()

@@ -26,8 +26,6 @@ from bilevel.structure import Stance
 class StrongDuality(AbstractReformulation):
     r"""Each follower becomes ``g <= 0``, stationarity, and no gap between its two values.
 
-    .. code-block:: text
-
         y'P y + c(x)'y + lam'b(x) <= 0        (A y <= b(x), P y + c(x) + A'lam = 0, lam >= 0)
 
     One row replaces all complementarity conditions. Its products of a multiplier with a binary
@@ -69,12 +67,11 @@ class StrongDuality(AbstractReformulation):
                 "Strong duality describes the optimistic problem; use WorstCase or Auto for the "
                 "pessimistic one."
             )
-        for follower in form.followers:
-            if len(follower.objective.cubic) or _pure_products(follower).any():
-                reasons.append(
-                    f"The gap row of follower {follower.name!r} would multiply three variables; "
-                    f"use KKT."
-                )
+        reasons.extend(
+            f"The gap row of follower {follower.name!r} would multiply three variables; use KKT."
+            for follower in form.followers
+            if len(follower.objective.cubic) or _pure_products(follower).any()
+        )
         return tuple(reasons)
 
     def apply(self, form: StandardForm) -> Reformulated:
@@ -117,7 +114,7 @@ def gap_row(follower: FollowerForm, multipliers: Array, n: int) -> Rows:
             np.column_stack([multipliers[others.row[outside]], others.col[outside]]),
         ]
     )
-    value = np.concatenate([cross.data, -others.data[outside]])
+    value = np.concatenate([cross.data, -1.0 * others.data[outside]])
     return Rows(
         sp.csr_array(linear[None, :]),
         np.zeros(1),
@@ -131,4 +128,4 @@ def _pure_products(follower: FollowerForm) -> Array:
     """Return which products of a follower's rows contain none of its own columns."""
     mask = np.zeros(follower.rows.A.shape[1], bool)
     mask[follower.columns] = True
-    return ~mask[follower.rows.products.factors].any(axis=1)
+    return np.logical_not(mask[follower.rows.products.factors].any(axis=1))

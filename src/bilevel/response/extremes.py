@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +10,7 @@ import scipy.sparse as sp
 from bilevel.problem.functions import Array, Objective, Rows
 from bilevel.problem.standard import LEADER, StandardForm
 from bilevel.program import Termination
-from bilevel.response.answer import FollowerAnswer
-from bilevel.response.response import Response, is_nash
+from bilevel.response.response import Response, is_nash, respond
 
 
 @dataclass(frozen=True)
@@ -38,17 +36,18 @@ class Extremes:
     notes: tuple[str, ...] = ()
 
 
-def extremes(form: StandardForm, w: Array, answers: Sequence[FollowerAnswer]) -> Extremes:
-    """Return the leader's best and worst value over all best answers to its decision."""
+def extremes(form: StandardForm, w: Array) -> Extremes:
+    """Return the leader's best and worst value over all best answers to its decision.
+
+    The answers come from the routes that find vertices exactly, not from those that check a point:
+    a face is only as good as the multipliers that define it.
+    """
     if is_nash(form):
         note = "Best and worst value over all equilibria are not computed."
         return Extremes(notes=(note,))
-    if not all(one.face is not None for one in answers):
+    response = respond(form, w)
+    if response is None or not response.is_complete:
         return Extremes()
-    at = w.copy()
-    for one, follower in zip(answers, form.followers, strict=True):
-        at[follower.columns] = one.y
-    response = Response(form, at, tuple(answers))
     auxiliary = _auxiliary(form)
     notes = []
     optimistic = _extreme_value(response, form.objective, 1.0, auxiliary, True)
@@ -97,7 +96,9 @@ def _is_unique(response: Response) -> bool | None:
         if raw.termination is Termination.UNBOUNDED:
             return False
         ends.append(w)
-    return bool(np.abs(ends[0] - ends[1])[own].max(initial=0.0) <= 1e-5 * max(1.0, abs(ends[0]).max()))
+    return bool(
+        np.abs(ends[0] - ends[1])[own].max(initial=0.0) <= 1e-5 * max(1.0, abs(ends[0]).max())
+    )
 
 
 def _worst_coupling(response: Response) -> float | None:

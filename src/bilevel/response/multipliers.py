@@ -1,4 +1,4 @@
-"""Multipliers of the followers at a point: are prices optimal ones, and is there a choice?"""
+"""Whether prices are optimal multipliers of the followers, and whether there is a choice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def multiplier_violation(form: StandardForm, w: Array) -> float:
         y = w[form.followers[k].columns]
         gradient = program.objective.P @ y + program.objective.c
         A, slack = program.rows.A, np.maximum(-program.rows.evaluate(y), 0.0)
-        m, n = A.shape
+        m, n = len(slack), len(y)
         lower = np.where(program.rows.equality, -np.inf, 0.0)
         upper = np.full(m, np.inf)
         for price in form.prices:

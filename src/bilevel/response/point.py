@@ -77,7 +77,7 @@ def _fill_followers(form: StandardForm, w: Array, known: Array) -> Array:
             found = answer(form, k, w)
             if found.y is None:
                 raise ProblemError(
-                    f"The point has no value for follower {follower.name!r}, and the follower has no "
+                    f"The point has no value for follower {follower.name!r}, which has no "
                     f"best answer to this decision ({found.termination.value})."
                 )
             w[follower.columns] = found.y

@@ -99,9 +99,7 @@ def _shift(rows: Rows | None, offset: int, n: int) -> Rows:
     return replace(rows, A=A)
 
 
-def respond(
-    form: StandardForm, w: Array, routes: Sequence[str] = FIND_ROUTES
-) -> Response | None:
+def respond(form: StandardForm, w: Array, routes: Sequence[str] = FIND_ROUTES) -> Response | None:
     """Return the followers' answers to the leader columns of ``w``.
 
     Returns

@@ -16,9 +16,7 @@ from bilevel.response.answer import solve_continuous
 from bilevel.status import Status
 
 
-def diagnose(
-    form: StandardForm, has_answer: Callable[[StandardForm], bool]
-) -> tuple[Status, str]:
+def diagnose(form: StandardForm, has_answer: Callable[[StandardForm], bool]) -> tuple[Status, str]:
     """Return the status of a problem whose reformulation is infeasible, and a sentence.
 
     Parameters
@@ -37,7 +35,7 @@ def diagnose(
         if _is_infeasible(high_point(single)):
             return (
                 Status.FOLLOWER_INFEASIBLE,
-                f"The constraints of follower {follower.name!r} cannot be met for any leader decision.",
+                f"No leader decision lets follower {follower.name!r} meet its constraints.",
             )
     try:
         if not has_answer(alone):

@@ -9,10 +9,12 @@ from bilevel.problem.standard import StandardForm
 from bilevel.program import Feature, Limits
 from bilevel.reformulate.bounds import high_point
 from bilevel.response.answer import solve_continuous
-from bilevel.solvers.solver import Request
+
+# More is not worth a first point.
+_SECONDS = 2.0
 
 
-def initial_point(form: StandardForm, request: Request) -> Array | None:
+def initial_point(form: StandardForm) -> Array | None:
     """Return the optimum of the high-point relaxation (followers merely feasible), if it is cheap.
 
     The followers then answer to its leader decision, which is a feasible point unless a coupling
@@ -25,9 +27,8 @@ def initial_point(form: StandardForm, request: Request) -> Array | None:
     program = high_point(form)
     if program.features & (Feature.NONCONVEX_QUADRATIC | Feature.INTEGER_QUADRATIC):
         return None
-    seconds = 2.0 if request.time_limit is None else min(2.0, 0.1 * request.time_limit)
-    routes = ("highs", "clarabel")
-    raw, _ = solve_continuous(program, routes, Limits(time_limit=seconds, rtol=1e-2))
+    limits = Limits(time_limit=_SECONDS, rtol=1e-2)
+    raw, _ = solve_continuous(program, ("highs", "clarabel"), limits)
     if raw is None or raw.v is None:
         return None
     w = raw.v[: form.n]

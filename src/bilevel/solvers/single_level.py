@@ -20,6 +20,8 @@ from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
 from bilevel.status import Status
 from bilevel.structure import Stance
 
+_STOPPED = (Termination.LIMIT, Termination.INTERRUPTED)
+
 
 @dataclass(frozen=True)
 class SingleLevel(AbstractSolver):
@@ -58,14 +60,19 @@ class SingleLevel(AbstractSolver):
     def run(self, form: StandardForm, request: Request) -> Outcome:
         """See the abstract method."""
         reformed = self.reformulation.apply(form)
-        first = self._start(form, request)
+        first = None if request.start is None else _answered(form, request.start)
         recorder = Recorder(form, request, reformed.proved)
         raw = self.answer(reformed, request, recorder, first)
+        if raw.v is None and first is None and raw.termination in _STOPPED:
+            # The backend found nothing in time; the followers can still be asked for an answer.
+            guess = initial_point(form)
+            first = None if guess is None else _answered(form, guess)
         outcome = self.judge(form, request, reformed, raw, first)
         return replace(
             outcome,
             backend=self.backend,
             backend_status=raw.raw_status,
+            stopped=raw.termination in _STOPPED,
             nodes=raw.nodes,
             seconds=raw.seconds,
             trace=tuple(recorder.trace),
@@ -82,8 +89,8 @@ class SingleLevel(AbstractSolver):
         backend = backends.get(self.backend)
         if missing := backend.missing(reformed.program):
             raise UnsupportedProblem(
-                f"Backend {self.backend!r} cannot take {missing.sentence()}. Use backend='scip', or on "
-                f"'highs' KKT(BigM()) with a linear leader."
+                f"Backend {self.backend!r} cannot take {missing.sentence()}. Use backend='scip', "
+                f"or on 'highs' KKT(BigM()) with a linear leader."
             )
         start = None
         if first is not None and all(
@@ -91,19 +98,6 @@ class SingleLevel(AbstractSolver):
         ):
             start = reformed.embed(*first)
         return backend.solve(reformed.program, request.limits(recorder), start)
-
-    def _start(
-        self, form: StandardForm, request: Request
-    ) -> tuple[Array, tuple[Array, ...]] | None:
-        """Return a bilevel feasible point with multipliers, from the user's start or a relaxation."""
-        if form.stance is Stance.PESSIMISTIC:
-            return None
-        w = request.start if request.start is not None else initial_point(form, request)
-        best = None if w is None else optimistic_completion(form, w)
-        response = None if best is None else respond(form, best)
-        if best is None or response is None:
-            return None
-        return best, tuple(one.multipliers for one in response.answers)
 
     def judge(
         self,
@@ -130,7 +124,9 @@ class SingleLevel(AbstractSolver):
         value = form.objective.evaluate(w)
         note, bound = reformed.note, raw.bound if reformed.proved else -np.inf
         if value < bound - 10 * (request.atol + request.rtol * max(1.0, abs(value))):
-            note = f"{note} The backend's bound {bound:.9g} was refuted by a verified point.".strip()
+            note = (
+                f"{note} The backend's bound {bound:.9g} was refuted by a verified point.".strip()
+            )
             bound = -np.inf
         status = Status.OPTIMAL if request.closes(value, bound) else Status.FEASIBLE
         if raw.termination is Termination.INTERRUPTED:
@@ -170,3 +166,15 @@ class SingleLevel(AbstractSolver):
 
     def _has_answer(self, form: StandardForm, request: Request) -> bool:
         return self._is_feasible(self.reformulation.apply(form), request)
+
+
+def _answered(form: StandardForm, w: Array) -> tuple[Array, tuple[Array, ...]] | None:
+    """Return a bilevel feasible point with multipliers: the followers' answers to a decision."""
+    if form.stance is Stance.PESSIMISTIC:
+        return None
+    best = optimistic_completion(form, w)
+    response = None if best is None else respond(form, best)
+    if best is None or response is None:
+        return None
+    known = [one.multipliers for one in response.answers]
+    return best, tuple(np.empty(0) if lam is None else lam for lam in known)

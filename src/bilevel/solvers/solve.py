@@ -15,7 +15,7 @@ from bilevel.problem.problem import Problem
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Progress
 from bilevel.response.point import complete_point, values_of
-from bilevel.solution import Certificate, Solution, Stats, Tolerances
+from bilevel.solution import Solution, Stats, Tolerances
 from bilevel.solvers.auto import Auto
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
 from bilevel.status import Status
@@ -38,8 +38,6 @@ def solve(
     throw: bool = True,
 ) -> Solution:
     r"""Solve a bilevel problem and return its solution with a certificate.
-
-    .. code-block:: text
 
         minimize    F(x, y)
         subject to  G(x, y) <= 0,  y_k in argmin of follower k
@@ -89,17 +87,19 @@ def solve(
     Notes
     -----
     The certificate comes from solving every follower again by another route. A point that does
-    not pass is never reported as solved: the status becomes ``FAILED`` and the certificate says why.
-    Ctrl-C ends the search and returns the best point so far.
+    not pass is never reported as solved: the status becomes ``FAILED``, and the certificate says
+    why. Ctrl-C ends the search and returns the best point so far.
 
     Examples
     --------
     >>> import cvxpy as cp, bilevel as bl
     >>> price, demand = cp.Variable(name="price"), cp.Variable(name="demand")
     >>> buyer = bl.Follower(
-    ...     cp.Maximize(10 * demand - demand**2 - price * demand), [demand >= 0], variables=[demand])
+    ...     cp.Maximize(10 * demand - demand**2 - price * demand), [demand >= 0], variables=[demand]
+    ... )
     >>> problem = bl.Problem(
-    ...     cp.Maximize((price - 1) * demand), [price >= 1, price <= 10], followers=[buyer])
+    ...     cp.Maximize((price - 1) * demand), [price >= 1, price <= 10], followers=[buyer]
+    ... )
     >>> solution = bl.solve(problem)
     >>> print(solution.status.name, round(solution.leader_value, 4), solution.certificate.accepted)
     OPTIMAL 10.125 True

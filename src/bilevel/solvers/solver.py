@@ -36,6 +36,10 @@ class Request:
         Called with ``Progress`` in the leader's sense; returning ``True`` stops the solve.
     start
         A full column vector to begin with, or ``None``.
+    spent
+        Seconds that earlier phases of the same solve took.
+    bound_only
+        Whether this phase's incumbents say nothing about the problem (its bounds do).
     """
 
     time_limit: float | None = None
@@ -46,6 +50,8 @@ class Request:
     options: dict[str, Any] = field(default_factory=dict)
     callback: Callable[[Progress], bool | None] | None = None
     start: Array | None = field(default=None, repr=False)
+    spent: float = 0.0
+    bound_only: bool = False
 
     def limits(self, progress: Callable[[Progress], bool | None] | None) -> Limits:
         """Return the backend's limits."""
@@ -64,10 +70,9 @@ class Request:
         return abs(value - bound) <= self.atol + self.rtol * max(1.0, abs(value))
 
     def after(self, seconds: float) -> Request:
-        """Return the same request with time already spent taken off."""
-        if self.time_limit is None:
-            return self
-        return replace(self, time_limit=max(self.time_limit - seconds, 0.01))
+        """Return the request for a next phase, the seconds already spent taken off."""
+        rest = None if self.time_limit is None else max(self.time_limit - seconds, 0.01)
+        return replace(self, time_limit=rest, spent=self.spent + seconds)
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,8 @@ class Outcome:
         See ``Stats``.
     trace
         ``(seconds, incumbent, bound)`` in the leader's sense.
+    stopped
+        Whether a limit or an interruption ended the search.
     """
 
     status: Status
@@ -100,6 +107,7 @@ class Outcome:
     seconds: float = 0.0
     note: str = ""
     trace: tuple[tuple[float, float | None, float | None], ...] = ()
+    stopped: bool = False
 
 
 class AbstractSolver(ABC):
@@ -141,16 +149,20 @@ class Recorder:
         self._sign = form.objective.sign
         self._callback = request.callback
         self._has_bound = has_bound
-        self._began = time.perf_counter()
+        self._has_incumbent = not request.bound_only
+        self._began = time.perf_counter() - request.spent
         self.trace: list[tuple[float, float | None, float | None]] = []
 
     def __call__(self, moment: Progress) -> bool | None:
         """Record a moment; return whether to stop."""
-        incumbent = None if moment.incumbent is None else self._sign * moment.incumbent
-        bound = None if moment.bound is None or not self._has_bound else self._sign * moment.bound
+        incumbent = self._value(moment.incumbent, self._has_incumbent)
+        bound = self._value(moment.bound, self._has_bound)
         seconds = time.perf_counter() - self._began
         if not self.trace or self.trace[-1][1:] != (incumbent, bound):
             self.trace.append((seconds, incumbent, bound))
         if self._callback is None:
             return None
         return self._callback(Progress(seconds, incumbent, bound, moment.nodes))
+
+    def _value(self, value: float | None, is_known: bool) -> float | None:
+        return self._sign * value if is_known and value is not None else None

@@ -12,7 +12,7 @@ from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
 from bilevel.reformulate.pessimistic import InnerDual
 from bilevel.response.extremes import extremes
-from bilevel.response.response import respond, worst_completion
+from bilevel.response.response import worst_completion
 from bilevel.solvers.single_level import SingleLevel
 from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
 from bilevel.status import Status
@@ -22,6 +22,11 @@ from bilevel.structure import Stance
 # the caps at which that is tested.
 _LARGE_SCALE = 1e4
 _CAPS = (1e2, 1e4)
+_NOTHING_TO_FIND = (
+    Status.INFEASIBLE,
+    Status.FOLLOWER_INFEASIBLE,
+    Status.FOLLOWER_UNBOUNDED,
+)
 
 
 @dataclass(frozen=True)
@@ -74,22 +79,29 @@ class WorstCase(AbstractSolver):
     def run(self, form: StandardForm, request: Request) -> Outcome:
         """See the abstract method."""
         began = time.perf_counter()
-        hopeful = self.optimistic.run(replace(form, stance=Stance.OPTIMISTIC), request)
-        if _answers_are_unique(form):
+        same = _answers_are_unique(form)
+        first = replace(request, bound_only=not same)
+        hopeful = self.optimistic.run(replace(form, stance=Stance.OPTIMISTIC), first)
+        if same:
             note = "Followers are strictly convex: their answers are unique."
             return replace(hopeful, note=f"{hopeful.note} {note}".strip())
-        if hopeful.status.is_proved and not hopeful.status.has_point:
-            if hopeful.status is not Status.UNBOUNDED:
-                return hopeful
+        if hopeful.status in _NOTHING_TO_FIND:
+            return hopeful
         best = None if hopeful.w is None else _evaluate(form, hopeful.w)
         if best is not None and request.closes(form.objective.evaluate(best), hopeful.bound):
             note = "The optimistic optimum holds for every best answer."
             return replace(hopeful, w=best, status=Status.OPTIMAL, multipliers=(), note=note)
+        if hopeful.stopped:
+            status = Status.NOT_FOUND if best is None else Status.FEASIBLE
+            return replace(hopeful, status=status, w=best, multipliers=())
         rest = request.after(time.perf_counter() - began)
         outcome = self._dualized(form, rest, best, hopeful.bound)
-        seconds = hopeful.seconds + outcome.seconds
-        nodes = hopeful.nodes + outcome.nodes
-        return replace(outcome, seconds=seconds, nodes=nodes)
+        return replace(
+            outcome,
+            seconds=hopeful.seconds + outcome.seconds,
+            nodes=hopeful.nodes + outcome.nodes,
+            trace=hopeful.trace + outcome.trace,
+        )
 
     def _dualized(
         self, form: StandardForm, request: Request, best: Array | None, bound: float
@@ -99,22 +111,20 @@ class WorstCase(AbstractSolver):
         recorder = Recorder(form, request)
         raw = self.exact.answer(reformed, request, recorder)
         outcome = self.exact.judge(form, request, reformed, raw)
-        basis = Outcome(
-            outcome.status,
+        basis = replace(
+            outcome,
+            w=None,
             backend=self.exact.backend,
             backend_status=raw.raw_status,
             nodes=raw.nodes,
             seconds=raw.seconds,
-            note=outcome.note,
             trace=tuple(recorder.trace),
         )
         bound = max(bound, outcome.bound)
         best = _better(form, best, outcome.w)
         if best is None:
             return replace(basis, status=outcome.status, bound=bound)
-        large = raw.v is not None and bool(
-            (raw.v[list(reformed.scales)] > _LARGE_SCALE).any()
-        )
+        large = raw.v is not None and bool((raw.v[list(reformed.scales)] > _LARGE_SCALE).any())
         if large:
             return self._approached(form, request.after(time.perf_counter() - began), basis, bound)
         value = form.objective.evaluate(best)
@@ -149,10 +159,9 @@ class WorstCase(AbstractSolver):
 def _evaluate(form: StandardForm, w: Array) -> Array | None:
     """Return the worst answer to a decision if every coupling constraint holds for all answers."""
     worst = worst_completion(form, w)
-    response = None if worst is None else respond(form, w)
-    if worst is None or response is None:
+    if worst is None:
         return None
-    ends = extremes(form, worst, response.answers)
+    ends = extremes(form, worst)
     if ends.worst_coupling is None or ends.worst_coupling > 1e-6:
         return None
     return worst
@@ -165,8 +174,7 @@ def _better(form: StandardForm, first: Array | None, second: Array | None) -> Ar
 
 def _answers_are_unique(form: StandardForm) -> bool:
     return not (form.linking_mask & form.follower_mask).any() and all(
-        not len(f.objective.cubic)
-        and _is_strictly_convex(f.objective.P[f.columns][:, f.columns])
+        not len(f.objective.cubic) and _is_strictly_convex(f.objective.P[f.columns][:, f.columns])
         for f in form.followers
     )
 

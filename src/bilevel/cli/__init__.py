@@ -1,0 +1,5 @@
+"""The command line: the one place that prints."""
+
+from bilevel.cli.app import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,233 @@
+"""The commands of ``bilevel``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import bilevel as bl
+from bilevel import plots
+from bilevel.cli import demo as demonstration
+from bilevel.cli import methods as table
+from bilevel.cli.failures import Exit, guarded, own_stdout
+from bilevel.cli.progress import watching
+from bilevel.cli.report import say, say_json, say_methods, say_solution
+from bilevel.cli.target import load
+from bilevel.errors import BackendError, ProblemError
+from bilevel.structure import Stance
+
+app = typer.Typer(
+    help="Model a leader and its followers, solve with a certificate.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    epilog="Exit codes: 0 proved or verified point, 1 no usable point, 2 malformed input, "
+    "3 backend missing or failed, 130 interrupted without a point.",
+)
+
+Target = Annotated[
+    str, typer.Argument(help="A textbook instance (T1, T4, ...) or path/to/file.py:object.")
+]
+Chosen = Annotated[Stance | None, typer.Option(help="Instead of the problem's own stance.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Seconds = Annotated[float | None, typer.Option(help="Seconds; the best point so far is returned.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    with own_stdout():
+        app()
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        say(f"bilevel {bl.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_say_version),
+    ] = False,
+) -> None:
+    """Model a leader and its followers, solve with a certificate."""
+
+
+@app.command()
+@guarded
+def solve(
+    target: Target,
+    method: Annotated[
+        str, typer.Option(help="A name that `bilevel methods` lists, with its settings.")
+    ] = "auto",
+    backend: Annotated[str | None, typer.Option(help="Instead of the method's own.")] = None,
+    stance: Chosen = None,
+    time_limit: Seconds = None,
+    rtol: Annotated[
+        float, typer.Option(help="Relative gap at which optimality is claimed.")
+    ] = 1e-6,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="For the backend's random choices.")
+    ] = None,
+    as_json: Json = False,
+    figure: Annotated[
+        Path | None, typer.Option(help="Save incumbent and bound over time, such as gap.png.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    debug: Debug = False,
+) -> Exit:
+    """Solve a problem and print its certified answer."""
+    solver = table.parse(method, backend)
+    if figure is not None:
+        _check_figure(figure)
+    with _prints_elsewhere(as_json):
+        problem = _load(target, stance)
+        with watching(live=not (as_json or quiet)) as watch:
+            solution = bl.solve(
+                problem,
+                solver,
+                time_limit=time_limit,
+                rtol=rtol,
+                seed=seed,
+                callback=watch,
+                throw=False,
+            )
+    if as_json:
+        say_json(solution.to_dict())
+    else:
+        say_solution(problem, solution)
+    if figure is not None:
+        _save(plots.convergence(solution), figure)
+    if solution.status.has_point:
+        return Exit.DONE
+    return Exit.INTERRUPTED if watch.interrupted(solution) else Exit.NO_POINT
+
+
+@app.command()
+@guarded
+def verify(
+    target: Target,
+    point: Annotated[
+        str | None,
+        typer.Option(
+            help="JSON file of values by variable name, or of `solve --json`; - is stdin."
+        ),
+    ] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="One value, a number or a JSON list; repeatable."),
+    ] = None,
+    stance: Chosen = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> Exit:
+    """Certify a point by solving the followers again."""
+    values = _read_point(point) | dict(_assignment(text) for text in at or ())
+    if not values:
+        raise ProblemError("There is no point: give --point FILE.json, or --at NAME=VALUE.")
+    with _prints_elsewhere(as_json):
+        certificate = bl.verify(_load(target, stance), values)
+    if as_json:
+        say_json(certificate.to_dict())
+    else:
+        say(f"leader value       {certificate.leader_value:.9g}")
+        say(certificate.summary())
+    return Exit.DONE if certificate.accepted else Exit.NO_POINT
+
+
+@app.command()
+@guarded
+def methods(
+    target: Annotated[
+        str | None, typer.Argument(help="Show what accepts this problem, and what auto chooses.")
+    ] = None,
+    stance: Chosen = None,
+    debug: Debug = False,
+) -> Exit:
+    """List the methods, or which accept a problem."""
+    say_methods(None if target is None else _load(target, stance))
+    return Exit.DONE
+
+
+@app.command(short_help="Design real strains that make a product.")
+@guarded
+def demo(
+    knockouts: Annotated[int, typer.Option(min=1, help="Design up to so many knockouts.")] = 2,
+    product: Annotated[
+        str, typer.Option(help="What the cell shall make: a metabolite or reaction.")
+    ] = "succ_e",
+    output: Annotated[Path, typer.Option(help="Folder for the figure.")] = Path(),
+    time_limit: Annotated[float, typer.Option(help="Seconds for each design.")] = 60.0,
+    debug: Debug = False,
+) -> Exit:
+    """Design E. coli strains that make a product, and save what they can produce as a figure."""
+    plots.formats()  # matplotlib is missed before the work, not after it
+    return demonstration.run(knockouts, product, output, time_limit)
+
+
+def _load(target: str, stance: Stance | None) -> bl.Problem:
+    problem = load(target)
+    return problem if stance is None else problem.replace(stance=stance)
+
+
+def _prints_elsewhere(as_json: bool) -> contextlib.AbstractContextManager[Any]:
+    """Send what the user's file prints to stderr when stdout is for JSON."""
+    return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+
+
+def _check_figure(path: Path) -> None:
+    ending = path.suffix.lower().removeprefix(".")
+    if ending not in plots.formats():
+        raise ProblemError(
+            f"The figure's name {str(path)!r} must end in one of {', '.join(plots.formats())}."
+        )
+    if not path.absolute().parent.is_dir():
+        raise ProblemError(f"There is no folder {str(path.parent)!r} for the figure.")
+
+
+def _save(figure: Any, path: Path) -> None:
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise BackendError(f"The figure could not be saved as {str(path)!r}: {error}") from error
+    typer.echo(f"figure saved as    {path}", err=True)
+
+
+def _read_point(source: str | None) -> dict[str, Any]:
+    if source is None:
+        return {}
+    try:
+        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+        found = json.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProblemError(f"The point {source!r} cannot be read: {error}") from error
+    except json.JSONDecodeError as error:
+        raise ProblemError(f"The point {source!r} is not JSON: {error}") from error
+    if isinstance(found, dict) and isinstance(found.get("values"), dict):
+        found = found["values"]
+    if not isinstance(found, dict):
+        raise ProblemError(
+            f'The point {source!r} must be a JSON object of values by name, such as {{"x": 1.0}}.'
+        )
+    return found
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, equals, value = text.rpartition("=")
+    if not equals or not name:
+        raise ProblemError(f"--at takes NAME=VALUE, such as --at x=1.5, not {text!r}.")
+    try:
+        return name.strip(), json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ProblemError(
+            f"The value in --at {text!r} must be a number or a JSON list such as [1, 2.5]."
+        ) from error

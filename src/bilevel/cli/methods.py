@@ -1,0 +1,161 @@
+"""The one table of methods that a person can name, and what accepts a given problem."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from bilevel import backends
+from bilevel.errors import ProblemError, UnsupportedProblem
+from bilevel.problem.standard import StandardForm
+from bilevel.reformulate import (
+    KKT,
+    SOS1,
+    AbstractEncoding,
+    BigM,
+    Indicator,
+    InnerDual,
+    Product,
+    StrongDuality,
+)
+from bilevel.solvers import AbstractSolver, Auto, SingleLevel, WorstCase
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method by the name that a person writes.
+
+    Parameters
+    ----------
+    name
+        As in ``--method name`` or ``--method name:setting=number,...``.
+    accepts, needs, claims
+        What a person should know, as short as a table's cell.
+    reformulation
+        ``KKT`` or ``StrongDuality``; ``None`` for methods that are more than one program.
+    encoding
+        Its argument.
+    """
+
+    name: str
+    accepts: str
+    needs: str
+    claims: str
+    reformulation: type[KKT] | type[StrongDuality] | None = None
+    encoding: type[AbstractEncoding] = SOS1
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Names of the numbers that may follow the method's name."""
+        return tuple(f.name for f in fields(self.encoding)) if self.reformulation else ()  # type: ignore[arg-type]
+
+    def solver(self, backend: str | None = None, **settings: float) -> AbstractSolver:
+        """Return the solver, on a backend if one is asked for."""
+        if self.reformulation is not None:
+            reformulation = self.reformulation(self.encoding(**settings))
+            return SingleLevel(reformulation, backend or "scip")
+        if self.name == "worst-case":
+            backend = backend or "scip"
+            return WorstCase(SingleLevel(backend=backend), SingleLevel(InnerDual(), backend))
+        if backend is not None:
+            raise ProblemError(
+                f"Method {self.name!r} chooses the backend itself; name a method with --backend, "
+                f"such as --method kkt-bigm --backend {backend}."
+            )
+        return Auto()
+
+
+_CONVEX = "optimistic, convex followers"
+_BINARY = f"{_CONVEX}; for binary leaders"
+_SCIP = "SCIP"
+_DERIVED = "bounds: derived or yours"
+_EXACT = "OPTIMAL"
+_CAPPED = "OPTIMAL; FEASIBLE with your bounds"
+_NOT_RELAXED = "OPTIMAL if eps=0"
+
+METHODS = (
+    Method("auto", "what any method accepts", "nothing", "as the method it chooses"),
+    Method("kkt-sos1", _CONVEX, _SCIP, _EXACT, KKT, SOS1),
+    Method("kkt-indicator", _CONVEX, _SCIP, _EXACT, KKT, Indicator),
+    Method("kkt-bigm", _CONVEX, _DERIVED, _CAPPED, KKT, BigM),
+    Method("kkt-product", _CONVEX, _SCIP, _NOT_RELAXED, KKT, Product),
+    Method("strong-duality", _BINARY, _SCIP, _EXACT, StrongDuality, SOS1),
+    Method("strong-duality-indicator", _BINARY, _SCIP, _EXACT, StrongDuality, Indicator),
+    Method("strong-duality-bigm", _BINARY, _DERIVED, _CAPPED, StrongDuality, BigM),
+    Method("strong-duality-product", _BINARY, _SCIP, _EXACT, StrongDuality, Product),
+    Method("worst-case", "pessimistic, followers linear", _SCIP, "OPTIMAL or NOT_ATTAINED"),
+)
+_BY_NAME = {method.name: method for method in METHODS}
+
+
+def parse(text: str, backend: str | None = None) -> AbstractSolver:
+    """Return the solver that a person names.
+
+    Parameters
+    ----------
+    text
+        ``name`` or ``name:setting=number,setting=number``, such as
+        ``kkt-bigm:multiplier=10,slack=50``.
+    backend
+        Name of a backend, or ``None`` for the method's own.
+
+    Raises
+    ------
+    ProblemError
+        If the name or a setting is unknown.
+    BackendNotFound
+        If the backend's package is not installed.
+    """
+    name, colon, rest = text.strip().partition(":")
+    method = _BY_NAME.get(name)
+    if method is None:
+        raise ProblemError(
+            f"There is no method {name!r}; the known ones are {', '.join(_BY_NAME)} (see: bilevel "
+            f"methods)."
+        )
+    settings = dict(_setting(method, part) for part in rest.split(",")) if colon else {}
+    if backend is not None:
+        backends.get(backend)
+    return method.solver(backend, **settings)
+
+
+def _setting(method: Method, part: str) -> tuple[str, float]:
+    name, _, value = (word.strip() for word in part.partition("="))
+    if name not in method.settings:
+        takes = ", ".join(f"{known}=NUMBER" for known in method.settings) or "no setting"
+        raise ProblemError(f"Method {method.name!r} has no setting {name!r}; it takes {takes}.")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise ProblemError(
+            f"Setting {name!r} of method {method.name!r} must be a number, not {value!r}: "
+            f"{method.name}:{name}=10."
+        ) from None
+
+
+def refusals(solver: AbstractSolver, form: StandardForm) -> tuple[str, ...]:
+    """Return why a solver cannot take a problem, after building its program; empty if it can."""
+    if reasons := solver.accepts(form):
+        return reasons
+    if not isinstance(solver, SingleLevel):
+        return ()
+    if solver.backend not in backends.available():
+        return (f"Backend {solver.backend!r} is not installed.",)
+    try:
+        program = solver.reformulation.apply(form).program
+    except UnsupportedProblem as error:
+        return error.reasons
+    missing = backends.get(solver.backend).missing(program)
+    return (f"Backend {solver.backend!r} cannot take {missing.sentence()}.",) if missing else ()
+
+
+def rows(form: StandardForm | None) -> Sequence[tuple[Any, ...]]:
+    """Return the table's rows: methods in general, or the verdict of each on one problem."""
+    if form is None:
+        return [(m.name, m.accepts, m.needs, m.claims, ", ".join(m.settings)) for m in METHODS]
+    verdicts = []
+    for method in METHODS:
+        reasons = refusals(method.solver(), form)
+        verdicts.append((method.name, not reasons, " ".join(reasons)))
+    return verdicts

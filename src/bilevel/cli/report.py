@@ -1,0 +1,118 @@
+"""Solutions, certificates and tables as text or JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from bilevel import backends
+from bilevel.cli import methods
+from bilevel.errors import BackendNotFound, UnsupportedProblem
+from bilevel.problem.problem import Problem
+from bilevel.solution import Solution
+from bilevel.solvers import Auto
+
+_WIDTH_IN_FILES = 160
+_LONGEST = 12
+
+
+def console() -> Console:
+    """Return a console on the present stdout; as wide as a table needs where it is no terminal."""
+    out = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    if not out.is_terminal:
+        out.width = _WIDTH_IN_FILES
+    return out
+
+
+def say(text: str) -> None:
+    """Print text as it is, its lines unbroken."""
+    console().print(text, soft_wrap=True)
+
+
+def say_json(content: dict[str, Any]) -> None:
+    """Print one JSON object; numbers that are not finite become null."""
+    say(json.dumps(_plain(content), indent=2, allow_nan=False, ensure_ascii=False))
+
+
+def _plain(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {str(key): _plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value) for value in content]
+    if isinstance(content, np.generic | np.ndarray):
+        return _plain(content.tolist())
+    if isinstance(content, float):
+        return content + 0.0 if math.isfinite(content) else None  # no negative zeros
+    return content
+
+
+def say_solution(problem: Problem, solution: Solution) -> None:
+    """Print a solution's summary and the values of its variables."""
+    say(solution.summary())
+    if not solution.values:
+        return
+    owners = {v.id: "leader" for v in problem.variables}
+    for follower in problem.followers:
+        owners |= {v.id: follower.name for v in follower.variables}
+    for name, identity in solution.names.items():
+        owner = owners.get(identity)
+        say(f"{name:<18} {_short(solution.values[identity])}" + (f"   ({owner})" if owner else ""))
+
+
+def _short(value: Any) -> str:
+    array = np.asarray(value, float) + 0.0  # no negative zeros
+    if not array.shape:
+        return f"{array:.9g}"
+    text = np.array2string(array, precision=6, suppress_small=True, threshold=_LONGEST, edgeitems=3)
+    text = " ".join(text.split())
+    if array.size > _LONGEST:
+        text += f"   {array.size} entries, {np.count_nonzero(abs(array) > 1e-9)} not zero"
+    return text
+
+
+def say_methods(problem: Problem | None) -> None:
+    """Print the table of methods; with a problem, what each says to it and what Auto chooses."""
+    form = None if problem is None else problem.compile()
+    if form is None:
+        rows = methods.rows(None)
+        _say_table(("method", "accepts", "needs", "claims", "settings"), rows)
+        say("Written as --method NAME or --method NAME:SETTING=NUMBER,SETTING=NUMBER.")
+    else:
+        for sentence in form.structure.sentences():
+            say(sentence)
+        verdicts = [
+            (name, "accepts" if accepted else "refuses", reason)
+            for name, accepted, reason in methods.rows(form)
+        ]
+        _say_table(("method", "this problem", "why"), verdicts)
+        try:
+            choice = Auto().choose(form)
+            say(f"auto chooses       {choice.solver}\nwhy                {choice.reason}")
+        except UnsupportedProblem as error:
+            say(f"auto chooses       nothing: {error}")
+    _say_backends()
+
+
+def _say_backends() -> None:
+    for name in backends.names():
+        try:
+            backends.get(name)
+            verdict = "installed"
+        except BackendNotFound as error:
+            verdict = f"missing: {error}"
+        say(f"backend {name:<10} {verdict}")
+
+
+def _say_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(*titles, box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.columns[0].no_wrap = True
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
