@@ -60,12 +60,14 @@ class ReducedNetwork:
     @property
     def touches_lower(self) -> Array:
         """Whether each entry of ``u`` attains its lower bound."""
-        return self.least <= self.lower + ZERO * np.maximum(1.0, np.abs(self.lower))
+        reach = self.least - ZERO * np.maximum(1.0, np.abs(self.least))
+        return np.isfinite(self.lower) & (reach <= self.lower)
 
     @property
     def touches_upper(self) -> Array:
         """Whether each entry of ``u`` attains its upper bound."""
-        return self.most >= self.upper - ZERO * np.maximum(1.0, np.abs(self.upper))
+        reach = self.most + ZERO * np.maximum(1.0, np.abs(self.most))
+        return np.isfinite(self.upper) & (reach >= self.upper)
 
 
 def reduce_network(cell: MetabolicModel, biomass: int, floor: float) -> ReducedNetwork:
@@ -91,6 +93,25 @@ def reduce_network(cell: MetabolicModel, biomass: int, floor: float) -> ReducedN
     ----------
     Mahadevan & Schilling, *Metabolic Engineering* 5 (2003) 264-276 (flux variability); Burgard,
     Nikolaev, Schilling & Maranas, *Genome Research* 14 (2004) 301-312 (coupled and blocked fluxes).
+
+    Examples
+    --------
+    Two routes from A to X, the second with a product P that leaves the cell at the same rate:
+
+    >>> from bilevel.applications.metabolic_model import MetabolicModel
+    >>> from bilevel.applications.network_reduction import reduce_network
+    >>> S = [[1, -1, -1, 0, 0], [0, 1, 1, -1, 0], [0, 0, 1, 0, -1]]
+    >>> cell = MetabolicModel(
+    ...     ("A_in", "r1", "r2", "growth", "P_out"),
+    ...     ("A", "X", "P"),
+    ...     S,
+    ...     [0.0] * 5,
+    ...     [10.0] * 5,
+    ...     [False, True, True, False, False],
+    ...     "growth",
+    ... )
+    >>> print(reduce_network(cell, 3, 5.0).T.shape[1])
+    4
     """
     lower, upper = cell.lower.copy(), cell.upper.copy()
     lower[biomass] = max(lower[biomass], floor)

@@ -75,6 +75,27 @@ def evaluate(design: StrainDesign, knockouts: Iterable[str] = ()) -> Production:
     -----
     Nothing of the design's problem is used, neither its reduction of the network nor the solution:
     the figures check both.
+
+    Examples
+    --------
+    A becomes X by r1, or X and the product P by r2; X is growth.
+
+    >>> from bilevel.applications.metabolic_model import MetabolicModel
+    >>> from bilevel.applications.strain_design import evaluate, strain_design
+    >>> S = [[1, -1, -1, 0, 0], [0, 1, 1, -1, 0], [0, 0, 1, 0, -1]]
+    >>> cell = MetabolicModel(
+    ...     ("A_in", "r1", "r2", "growth", "P_out"),
+    ...     ("A", "X", "P"),
+    ...     S,
+    ...     [0.0] * 5,
+    ...     [10.0] * 5,
+    ...     [False, True, True, False, False],
+    ...     "growth",
+    ... )
+    >>> design = strain_design(cell, product="P", n_knockouts=1, growth_floor=5.0)
+    >>> strain = evaluate(design, ["r1"])
+    >>> print(round(strain.promised, 6), round(strain.guaranteed, 6))
+    10.0 5.0
     """
     cell = design.cell.without(knockouts)
     c, biomass = _product(design), cell.index(design.biomass)
@@ -106,6 +127,27 @@ def envelope(design: StrainDesign, knockouts: Iterable[str] = (), n: int = 21) -
     ------
     ProblemError
         If the cell has no reaction of such an id, or cannot live without these.
+
+    Examples
+    --------
+    A becomes X by r1, or X and the product P by r2; X is growth.
+
+    >>> from bilevel.applications.metabolic_model import MetabolicModel
+    >>> from bilevel.applications.strain_design import envelope, strain_design
+    >>> S = [[1, -1, -1, 0, 0], [0, 1, 1, -1, 0], [0, 0, 1, 0, -1]]
+    >>> cell = MetabolicModel(
+    ...     ("A_in", "r1", "r2", "growth", "P_out"),
+    ...     ("A", "X", "P"),
+    ...     S,
+    ...     [0.0] * 5,
+    ...     [10.0] * 5,
+    ...     [False, True, True, False, False],
+    ...     "growth",
+    ... )
+    >>> design = strain_design(cell, product="P", n_knockouts=1, growth_floor=5.0)
+    >>> shape = envelope(design, n=3)
+    >>> print(shape.growth.round(6).tolist(), shape.most.round(6).tolist())
+    [0.0, 5.0, 10.0] [0.0, 5.0, 10.0]
     """
     if n < 2:
         raise ProblemError(f"An envelope needs at least 2 growth rates, not {n}.")

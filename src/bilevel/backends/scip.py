@@ -46,7 +46,7 @@ class SCIP(AbstractBackend):
         if not limits.verbose:
             model.hideOutput()
         try:
-            _options(model, limits)
+            _options(model, program, limits)
             columns = _build(model, program)
             if start is not None:
                 _start(model, columns, start)
@@ -60,10 +60,13 @@ class SCIP(AbstractBackend):
         except BackendError:
             raise
         except Exception as error:
+            if "error in LP solver" in str(error):
+                seconds = model.getSolvingTime()
+                return RawAnswer(Termination.NUMERICAL, None, -np.inf, None, 0, seconds, str(error))
             raise BackendError(f"SCIP failed: {error}") from error
 
 
-def _options(model: Any, limits: Limits) -> None:
+def _options(model: Any, program: Program, limits: Limits) -> None:
     if limits.time_limit is not None:
         model.setParam("limits/time", float(limits.time_limit))
     if limits.seed is not None:
@@ -71,9 +74,12 @@ def _options(model: Any, limits: Limits) -> None:
     model.setParam("limits/gap", limits.rtol / 10)
     model.setParam("limits/absgap", limits.atol)
     # A pair (lam, slack) that is only nearly complementary costs the follower lam * slack, so
-    # SCIP's default of 1e-6 would show up in the certificate.
-    model.setParam("numerics/feastol", 1e-9)
-    model.setParam("numerics/dualfeastol", 1e-9)
+    # SCIP's default of 1e-6 would show up in the certificate. With products SCIP tightens this
+    # further, beyond what its LP solver can do.
+    model.setParam("numerics/feastol", 1e-7 if len(program.rows.products) else 1e-9)
+    if program.indicators:
+        # SCIP 10 cuts off optima of programs with indicators by strong dual reductions.
+        model.setParam("misc/allowstrongdualreds", False)
     for name, value in limits.options.items():
         try:
             model.setParam(name, value)

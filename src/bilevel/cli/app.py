@@ -16,9 +16,9 @@ from bilevel.cli import demo as demonstration
 from bilevel.cli import methods as table
 from bilevel.cli.failures import Exit, guarded, own_stdout
 from bilevel.cli.progress import watching
-from bilevel.cli.report import say, say_json, say_methods, say_solution
+from bilevel.cli.report import save, say, say_json, say_methods, say_solution
 from bilevel.cli.target import load
-from bilevel.errors import BackendError, ProblemError
+from bilevel.errors import ProblemError
 from bilevel.structure import Stance
 
 app = typer.Typer(
@@ -106,7 +106,10 @@ def solve(
     else:
         say_solution(problem, solution)
     if figure is not None:
-        _save(plots.convergence(solution), figure)
+        if solution.leader_value is None and solution.bound is None:
+            typer.echo("no figure: there is neither a value nor a bound to draw", err=True)
+        else:
+            save(plots.convergence(solution), figure)
     if solution.status.has_point:
         return Exit.DONE
     return Exit.INTERRUPTED if watch.interrupted(solution) else Exit.NO_POINT
@@ -192,14 +195,6 @@ def _check_figure(path: Path) -> None:
         )
     if not path.absolute().parent.is_dir():
         raise ProblemError(f"There is no folder {str(path.parent)!r} for the figure.")
-
-
-def _save(figure: Any, path: Path) -> None:
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise BackendError(f"The figure could not be saved as {str(path)!r}: {error}") from error
-    typer.echo(f"figure saved as    {path}", err=True)
 
 
 def _read_point(source: str | None) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from bilevel.applications.strain_design import (
 )
 from bilevel.cli.failures import Exit
 from bilevel.cli.progress import watching
-from bilevel.cli.report import console, say
-from bilevel.errors import BackendError, BackendNotFound
+from bilevel.cli.report import console, save, say
+from bilevel.errors import BackendNotFound, ProblemError
 
 _COUPLINGS = ("weak", "pessimistic", "strong")
 _GLUCOSE = {"glc__D_e": 10.0}
@@ -55,7 +55,7 @@ def run(knockouts: int, product: str, output: Path, time_limit: float) -> Exit:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BackendError(f"The folder {str(output)!r} cannot be made: {error}") from error
+        raise ProblemError(f"The folder {str(output)!r} cannot be made: {error}") from error
     model = _model()
     name = _name(model, product)
     say(
@@ -76,9 +76,7 @@ def run(knockouts: int, product: str, output: Path, time_limit: float) -> Exit:
     genes = {r.id: "/".join(sorted(g.name or g.id for g in r.genes)) for r in model.reactions}
     say(_legend(found, genes))
     say(_what_to_see(found, name))
-    path = output / "bilevel-demo.png"
-    _figure(found, name).savefig(path)
-    say(f"Production envelopes of the designs: {path}")
+    save(_figure(found, name), output / "bilevel-demo.png")
     return Exit.DONE if len(found) == len(rows) else Exit.NO_POINT
 
 

@@ -79,8 +79,8 @@ def _show_traceback(arguments: dict[str, Any]) -> None:
 def own_stdout() -> Iterator[None]:
     """Keep stdout for what this program prints.
 
-    Some vendors' libraries write licence lines to the file descriptor itself (HiGHS 1.16 once per
-    process, whatever its options say), which would spoil ``--json`` and pipes.
+    Vendors' libraries write to the file descriptor itself (SCIP counts each Ctrl-C there), which
+    would spoil ``--json`` and pipes.
     """
     try:
         descriptor = os.dup(1)

@@ -6,15 +6,17 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from bilevel import backends
 from bilevel.cli import methods
-from bilevel.errors import BackendNotFound, UnsupportedProblem
+from bilevel.errors import BackendNotFound, ProblemError, UnsupportedProblem
 from bilevel.problem.problem import Problem
 from bilevel.solution import Solution
 from bilevel.solvers import Auto
@@ -75,6 +77,21 @@ def _short(value: Any) -> str:
     if array.size > _LONGEST:
         text += f"   {array.size} entries, {np.count_nonzero(abs(array) > 1e-9)} not zero"
     return text
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure and say where, on stderr.
+
+    Raises
+    ------
+    ProblemError
+        If the file cannot be written.
+    """
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise ProblemError(f"The figure cannot be saved as {str(path)!r}: {error}") from error
+    typer.echo(f"figure             {path}", err=True)
 
 
 def say_methods(problem: Problem | None) -> None:

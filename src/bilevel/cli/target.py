@@ -112,13 +112,11 @@ def _place(file: Path, error: BaseException) -> str:
 def _problem(found: Any, name: str) -> Problem:
     problem = _as_problem(found)
     if problem is None and callable(found):
-        try:
-            inspect.signature(found).bind()
-        except (TypeError, ValueError):
+        if not _needs_nothing(found):
             raise ProblemError(
                 f"{name} needs arguments; name a function without arguments that returns the "
                 f"problem."
-            ) from None
+            )
         found = found()
         problem = _as_problem(found)
     if problem is None:
@@ -136,12 +134,22 @@ def _as_problem(found: Any) -> Problem | None:
     return inner if isinstance(inner, Problem) else None
 
 
+def _needs_nothing(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def _examples(file: Path, module: ModuleType) -> str:
     public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
     own = [name for name, value in public.items() if _as_problem(value) is not None]
     made_here = [
         name
         for name, value in public.items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__
+        if inspect.isfunction(value)
+        and value.__module__ == module.__name__
+        and _needs_nothing(value)
     ]
     return ", ".join(f"{file}:{name}" for name in [*own, *made_here][:5]) or f"{file}:problem"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,10 +11,11 @@ from bilevel import backends
 from bilevel.errors import UnsupportedProblem
 from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
-from bilevel.program import RawAnswer, Termination
+from bilevel.program import Program, RawAnswer, Termination
 from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.reformulation import AbstractReformulation, Reformulated
 from bilevel.response.response import optimistic_completion, respond, worst_completion
+from bilevel.solvers.bounded import may_be_unbounded, settle
 from bilevel.solvers.diagnose import diagnose
 from bilevel.solvers.initial import initial_point
 from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
@@ -21,6 +23,7 @@ from bilevel.status import Status
 from bilevel.structure import Stance
 
 _STOPPED = (Termination.LIMIT, Termination.INTERRUPTED)
+_UNDECIDED = (*_STOPPED, Termination.NUMERICAL)
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ class SingleLevel(AbstractSolver):
         reformed = self.reformulation.apply(form)
         first = None if request.start is None else _answered(form, request.start)
         recorder = Recorder(form, request, reformed.proved)
-        raw = self.answer(reformed, request, recorder, first)
-        if raw.v is None and first is None and raw.termination in _STOPPED:
+        raw = self.trusted_answer(form, reformed, request, recorder, first)
+        if raw.v is None and first is None and raw.termination in _UNDECIDED:
             # The backend found nothing in time; the followers can still be asked for an answer.
             guess = initial_point(form)
             first = None if guess is None else _answered(form, guess)
@@ -98,6 +101,29 @@ class SingleLevel(AbstractSolver):
         ):
             start = reformed.embed(*first)
         return backend.solve(reformed.program, request.limits(recorder), start)
+
+    def trusted_answer(
+        self,
+        form: StandardForm,
+        reformed: Reformulated,
+        request: Request,
+        recorder: Recorder | None = None,
+        first: tuple[Array, tuple[Array, ...]] | None = None,
+    ) -> RawAnswer:
+        """Hand a reformulated problem to the backend; doubt claims an unbounded LP can spoil."""
+        began = time.perf_counter()
+        raw = self.answer(reformed, request, recorder, first)
+        if raw.termination in _UNDECIDED or not may_be_unbounded(reformed.program):
+            return raw
+
+        def again(program: Program) -> RawAnswer:
+            rest = request.after(time.perf_counter() - began)
+            return self.answer(replace(reformed, program=program), rest, None)
+
+        settled = settle(form, reformed.program, raw, again)
+        return replace(
+            settled, seconds=time.perf_counter() - began, nodes=raw.nodes + settled.nodes
+        )
 
     def judge(
         self,

@@ -1,0 +1,38 @@
+"""Fixed seeds, hypothesis without chance, and no test of a backend that is not installed."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from bilevel import backends
+
+# Derandomized: a red run on one machine is red on all, and nothing is written beside the tests.
+settings.register_profile(
+    "bilevel",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=30,
+    print_blob=False,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+settings.load_profile("bilevel")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "backend(name): needs the package of a backend")
+
+
+def pytest_runtest_setup(item):
+    for mark in item.iter_markers("backend"):
+        for name in mark.args:
+            if name not in backends.available():
+                pytest.skip(f"backend {name!r} is not installed (here: {backends.available()})")
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds():
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - for what still reads the global state

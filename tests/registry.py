@@ -1,0 +1,229 @@
+"""One row per solver, encoding and backend: what it accepts and what may be expected of it.
+
+The contract tests are the product of these rows with ``bilevel.instances``. A new method is tested
+by a row here; no contract test names a method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+import bilevel as bl
+from bilevel.program import Feature
+from bilevel.structure import Stance, Structure
+
+OPTIMISTIC = frozenset({Stance.OPTIMISTIC})
+PESSIMISTIC = frozenset({Stance.PESSIMISTIC})
+
+# What no linear mixed-integer backend can take, whatever the encoding.
+_CURVED = Structure.LEADER_QUADRATIC | Structure.LEADER_NONCONVEX | Structure.LEADER_NONLINEAR_ROWS
+
+
+@dataclass(frozen=True)
+class SolverRow:
+    """One solver configuration.
+
+    ``refuses`` are flags that make it refuse every problem that has one. ``may_refuse`` says why it
+    may refuse others, for a reason that lies in the data. ``proves`` tells whether ``OPTIMAL`` is
+    demanded where the optimum is known; the others may stop at ``FEASIBLE`` with the same point.
+    """
+
+    name: str
+    build: Callable[[], Any]
+    stances: frozenset[Stance]
+    backends: tuple[str, ...]
+    exact: bool = True
+    proves: bool = True
+    tolerance: float = 1e-6
+    refuses: Structure = Structure.PLAIN
+    may_refuse: str = ""
+    notes: str = ""
+
+    def must_refuse(self, problem: bl.Problem) -> bool:
+        """Whether stance or structure make a refusal certain."""
+        return problem.stance not in self.stances or bool(self.refuses & problem.structure)
+
+
+@dataclass(frozen=True)
+class EncodingRow:
+    """One way to write complementarity and products with a binary.
+
+    ``needs`` is what a backend must offer for it, ``proved`` whether it loses nothing.
+    """
+
+    name: str
+    build: Callable[[], Any]
+    needs: Feature
+    proved: bool = True
+    tolerance: float = 1e-6
+    may_refuse: str = ""
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class BackendRow:
+    """One vendor: what it takes, which limits it knows and what it returns.
+
+    ``limit`` is a vendor option that stops it before it has an answer, ``option`` a harmless one.
+    """
+
+    name: str
+    features: Feature
+    has_duals: bool
+    option: dict[str, Any]
+    bad_option: dict[str, Any]
+    tolerance: float = 1e-7
+    has_callback: bool = False
+    notes: str = ""
+
+
+SOLVERS = (
+    SolverRow(
+        "auto",
+        bl.Auto,
+        OPTIMISTIC | PESSIMISTIC,
+        ("scip",),
+        may_refuse="the pessimistic problem has no exact method (see worst case)",
+        notes="must accept every optimistic problem that compiles",
+    ),
+    SolverRow(
+        "kkt sos1 scip",
+        lambda: bl.SingleLevel(bl.KKT(bl.SOS1())),
+        OPTIMISTIC,
+        ("scip",),
+        notes="exact whatever the size of multipliers",
+    ),
+    SolverRow(
+        "kkt indicator scip",
+        lambda: bl.SingleLevel(bl.KKT(bl.Indicator())),
+        OPTIMISTIC,
+        ("scip",),
+    ),
+    SolverRow(
+        "kkt bigm scip",
+        lambda: bl.SingleLevel(bl.KKT(bl.BigM())),
+        OPTIMISTIC,
+        ("scip",),
+        may_refuse="no bound on a multiplier or slack can be derived",
+    ),
+    SolverRow(
+        "kkt bigm highs",
+        lambda: bl.SingleLevel(bl.KKT(bl.BigM()), backend="highs"),
+        OPTIMISTIC,
+        ("highs",),
+        refuses=_CURVED | Structure.CURVED_BY_LEADER,
+        may_refuse="no bound on a multiplier or slack can be derived, or a product is left",
+    ),
+    SolverRow(
+        "kkt given bigm scip",
+        lambda: bl.SingleLevel(bl.KKT(bl.BigM(multiplier=1e3, slack=1e3))),
+        OPTIMISTIC,
+        ("scip",),
+        exact=False,
+        proves=False,
+        notes="large enough for all instances, and nobody can know: the status is capped",
+    ),
+    SolverRow(
+        "kkt product scip",
+        lambda: bl.SingleLevel(bl.KKT(bl.Product())),
+        OPTIMISTIC,
+        ("scip",),
+        proves=False,
+        tolerance=1e-4,
+        notes="a feasibility tolerance of t allows an error of sqrt(t) in a quadratic follower",
+    ),
+    *(
+        SolverRow(
+            f"strong duality {encoding.__name__.lower()} scip",
+            lambda encoding=encoding: bl.SingleLevel(bl.StrongDuality(encoding())),
+            OPTIMISTIC,
+            ("scip",),
+            proves=False,
+            tolerance=1e-4,
+            refuses=Structure.CURVED_BY_LEADER,
+            may_refuse=(
+                "no bound on a multiplier or a factor can be derived"
+                if encoding is bl.BigM
+                else ""
+            ),
+            notes="the gap row has the same tolerance as a product",
+        )
+        for encoding in (bl.SOS1, bl.Indicator, bl.BigM, bl.Product)
+    ),
+    SolverRow(
+        "worst case",
+        bl.WorstCase,
+        PESSIMISTIC,
+        ("scip",),
+        tolerance=1e-5,
+        refuses=Structure.NASH,
+        may_refuse="the follower is not linear, or the leader is not linear in its variables",
+    ),
+)
+
+ENCODINGS = (
+    EncodingRow("sos1", bl.SOS1, Feature.SOS1),
+    EncodingRow("indicator", bl.Indicator, Feature.INDICATOR | Feature.INTEGER),
+    EncodingRow(
+        "bigm", bl.BigM, Feature.INTEGER, may_refuse="a bound can be derived for bounded ones only"
+    ),
+    EncodingRow(
+        "given bigm",
+        lambda: bl.BigM(multiplier=1e3, slack=1e3),
+        Feature.INTEGER,
+        proved=False,
+        notes="1000 exceeds what small integer data can produce in the tests that use it",
+    ),
+    EncodingRow("product", bl.Product, Feature.PRODUCT_ROWS, tolerance=1e-4),
+)
+
+BACKENDS = (
+    BackendRow(
+        "highs",
+        Feature.INTEGER,
+        has_duals=True,
+        option={"presolve": "off"},
+        bad_option={"no_such_option": 1},
+        has_callback=True,
+        notes="linear; multipliers for continuous programs only",
+    ),
+    BackendRow(
+        "scip",
+        ~Feature.NONE,
+        has_duals=False,
+        option={"presolving/maxrounds": 0},
+        bad_option={"no/such/option": 1},
+        tolerance=1e-6,
+        has_callback=True,
+    ),
+    BackendRow(
+        "clarabel",
+        Feature.CONVEX_QUADRATIC | Feature.CONES,
+        has_duals=True,
+        option={"max_iter": 100},
+        bad_option={"no_such_option": 1},
+    ),
+    BackendRow(
+        "daqp",
+        Feature.CONVEX_QUADRATIC,
+        has_duals=True,
+        option={"iter_limit": 500},
+        bad_option={"no_such_option": 1},
+        notes="convex QP by an active set; no clock",
+    ),
+)
+
+
+def rows(table: tuple[Any, ...]) -> list[Any]:
+    """Return a table as pytest parameters, each marked with the backends it needs."""
+    params = []
+    for row in table:
+        names = row.backends if isinstance(row, SolverRow) else ()
+        names = (row.name,) if isinstance(row, BackendRow) else names
+        marks = [pytest.mark.backend(*names)] if names else []
+        params.append(pytest.param(row, id=row.name.replace(" ", "-"), marks=marks))
+    return params
