@@ -63,6 +63,8 @@ def multiplier_bounds(form: StandardForm, k: int) -> tuple[Array, str]:
             f"variable multiplies its variables inside a constraint. Use SOS1, or give "
             f"BigM(multiplier=...)."
         )
+    if len(follower.rows) == 0:
+        return np.zeros(0), "no rows"
     _check_recession(form, k)
     program = relaxation(form, k)
     bounds = np.zeros(len(follower.rows))

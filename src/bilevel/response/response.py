@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel.errors import BackendError
-from bilevel.problem.functions import Array, Objective, Rows
+from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.standard import LEADER, StandardForm
 from bilevel.program import RawAnswer, Termination
 from bilevel.response.answer import (
@@ -161,3 +161,43 @@ def worst_completion(form: StandardForm, w: Array) -> Array | None:
     if raw is None or raw.termination is not Termination.OPTIMAL:
         return None
     return worst
+
+
+def nearest_feasible(form: StandardForm, w: Array) -> Array | None:
+    """Return the point nearest to ``w`` (sum of distances) that meets all linear constraints.
+
+    A backend's decision may lie outside the followers' domain by its tolerance, where they have no
+    answer at all. Integers stay where they are.
+    """
+    columns, n = form.columns, form.n
+    rows = Rows.stack(form.rows, *(follower.rows for follower in form.followers))
+    linear = np.ones(len(rows), bool)
+    linear[rows.products.row] = False
+    rows = rows.take(linear)
+    target = np.where(columns.integer, np.round(w), w)
+    identity = sp.eye_array(n, format="csr")
+    fixed = np.where(columns.integer, 0.0, np.inf)
+    low, high = np.isfinite(columns.lower), np.isfinite(columns.upper)
+    bounds = Rows(
+        sp.csr_array(sp.vstack([identity[high], -identity[low]])),
+        np.concatenate([columns.upper[high], -columns.lower[low]]),
+        np.zeros(int(high.sum() + low.sum()), bool),
+        Monomials.empty(),
+        ("bound",) * int(high.sum() + low.sum()),
+    )
+    program = continuous_program(
+        Objective(sp.csr_array((2 * n, 2 * n)), np.ones(2 * n)),
+        _move(Rows.stack(rows, bounds), target),
+        np.zeros(2 * n),
+        np.concatenate([fixed, fixed]),
+    )
+    raw, _ = solve_continuous(program, ("highs", "clarabel"))
+    if raw is None or raw.v is None:
+        return None
+    return target + raw.v[:n] - raw.v[n:]
+
+
+def _move(rows: Rows, target: Array) -> Rows:
+    """Return rows over the increase and the decrease of every column from ``target``."""
+    A = sp.csr_array(sp.hstack([rows.A, -rows.A]))
+    return replace(rows, A=A, b=rows.b - rows.A @ target)

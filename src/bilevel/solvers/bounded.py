@@ -104,8 +104,8 @@ def has_ray(form: StandardForm, solve: Callable[[Program], RawAnswer]) -> bool:
     """Return whether a follower-optimal point and a direction from it prove unboundedness.
 
     The followers' optimality conditions are a union of polyhedra. ``v + t d`` stays in one of them
-    for all ``t >= 0`` if ``d`` is a recession direction of its rows and each product of a multiplier
-    and a slack vanishes for ``v``, for ``d`` and across the two.
+    for all ``t >= 0`` if ``d`` is a recession direction of its rows and each product of a
+    multiplier and a slack vanishes for ``v``, for ``d`` and across the two.
     """
     if KKT().accepts(form):
         return False

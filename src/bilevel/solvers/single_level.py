@@ -14,7 +14,12 @@ from bilevel.problem.standard import StandardForm
 from bilevel.program import Program, RawAnswer, Termination
 from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.reformulation import AbstractReformulation, Reformulated
-from bilevel.response.response import optimistic_completion, respond, worst_completion
+from bilevel.response.response import (
+    nearest_feasible,
+    optimistic_completion,
+    respond,
+    worst_completion,
+)
 from bilevel.solvers.bounded import may_be_unbounded, settle
 from bilevel.solvers.diagnose import diagnose
 from bilevel.solvers.initial import initial_point
@@ -143,6 +148,8 @@ class SingleLevel(AbstractSolver):
                 worst_completion if form.stance is Stance.PESSIMISTIC else optimistic_completion
             )
             better = finish(form, w)
+            if better is None and (near := nearest_feasible(form, w)) is not None:
+                better = finish(form, near)
             candidates.append((w if better is None else better, multipliers))
         w, multipliers = min(candidates, key=lambda pair: form.objective.evaluate(pair[0]))
         if raw.termination is Termination.UNBOUNDED:

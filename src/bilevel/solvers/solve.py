@@ -196,10 +196,15 @@ def _read(problem: Problem, form: StandardForm, outcome: Outcome) -> dict[int, A
 
 
 def _names(problem: Problem, values: Mapping[int, Any]) -> dict[str, int]:
+    """Return a name per variable; of two with one name, a follower's is prefixed by its owner."""
+    owner = {v.id: f.name for f in problem.followers for v in f.variables}
     names: dict[str, int] = {}
     for i, leaf in problem.leaves.items():
+        name = leaf.variable.name()
+        if name in names:
+            name = f"{owner.get(i, 'leader')}.{name}"
         if i in values:
-            names.setdefault(leaf.variable.name(), i)
+            names[name if name not in names else f"{name} ({i})"] = i
     return names
 
 

@@ -1,0 +1,126 @@
+"""The command line in this process, as a process of its own, and files for it to load."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bilevel.cli import app
+
+COMMAND = [sys.executable, "-c", "from bilevel.cli import main; main()"]
+
+MODEL = """
+import cvxpy as cp, bilevel as bl
+
+x, y = cp.Variable(name="x"), cp.Variable(name="y")
+capacity = x + y <= 8
+rows = [capacity, 4 * x + y >= 8, 2 * x + y <= 13, 2 * x <= 7 * y]
+carrier = bl.Follower(cp.Minimize(-y), rows, variables=[y], name="carrier")
+problem = bl.Problem(cp.Minimize(3 * x + y), [0 <= x, x <= 5], followers=[carrier])
+"""
+
+# Takes minutes; `asking` leaves no point that is easy to find.
+HARD = """
+import cvxpy as cp, numpy as np, bilevel as bl
+
+def build(asking):
+    n, rng = 30, np.random.default_rng(0)
+    x, y = cp.Variable(n, boolean=True, name="x"), cp.Variable(n, name="y")
+    A, B = rng.uniform(0, 5, (n, n)), rng.uniform(0, 5, (n, n))
+    rows = [A @ x + B @ y <= A.sum(1) / 2 + 20, y >= 0, y <= 1]
+    follower = bl.Follower(cp.Maximize(rng.uniform(1, 5, n) @ y), rows, variables=[y], name="f")
+    value = rng.uniform(-5, 5, n) @ y + rng.uniform(0, 1, n) @ x
+    return bl.Problem(cp.Maximize(value), [value >= 33] if asking else [], followers=[follower])
+
+def problem():
+    return build(asking=False)
+
+def without_point():
+    return build(asking=True)
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        """Standard output, which must be one JSON object and have no NaN or Infinity."""
+        found = json.loads(self.out, parse_constant=_refuse)
+        assert isinstance(found, dict)
+        return found
+
+
+def _refuse(constant):
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def _checked(ended, arguments):
+    if "--debug" not in arguments:
+        assert "Traceback" not in ended.out + ended.err
+    return ended
+
+
+@pytest.fixture
+def bilevel():
+    """Return a function that runs a command in this process."""
+
+    def run(*arguments, stdin=None):
+        result = CliRunner().invoke(app, [str(a) for a in arguments], input=stdin)
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return _checked(Ended(result.exit_code, result.stdout, result.stderr), arguments)
+
+    return run
+
+
+@pytest.fixture
+def process(tmp_path):
+    """Return a function that runs a command in a process of its own."""
+
+    def run(*arguments, stdin=None):
+        command = [*COMMAND, *(str(a) for a in arguments)]
+        done = subprocess.run(
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+            cwd=tmp_path,
+        )
+        return _checked(Ended(done.returncode, done.stdout, done.stderr), arguments)
+
+    return run
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Return a function that writes a file and returns its path."""
+
+    def write_file(name, text):
+        path = Path(tmp_path) / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write_file
+
+
+@pytest.fixture
+def model(write):
+    """Return the path of a file with a small problem."""
+    return write("toll.py", MODEL)
+
+
+@pytest.fixture
+def hard(write):
+    """Return the path of a file with problems that take minutes."""
+    return write("hard.py", HARD)

@@ -1,0 +1,113 @@
+"""`bilevel demo`: the real design, its table and its figure."""
+
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.metabolic
+cobra = pytest.importorskip("cobra", reason="needs the extra `metabolic` (cobra)")
+
+# K, coupling: promised, worst and guaranteed production where the coupling determines it.
+ASKED = {
+    ("1", "weak"): (6.968, None, None),
+    ("1", "pessimistic"): (None, 0.678, None),
+    ("1", "strong"): (None, None, 0.188),
+    ("2", "weak"): (9.102, None, None),
+    ("2", "pessimistic"): (None, 9.102, None),
+    ("2", "strong"): (None, None, 6.735),
+}
+
+
+def rows(text):
+    """Return the table's rows by K and coupling: the words after the first knockout."""
+    words = [line.split() for line in text.splitlines()]
+    return {tuple(w[:2]): w[3:] for w in words if len(w) >= 11 and w[0].isdigit()}
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """Run the demo once, without a display."""
+    import os
+    import subprocess
+
+    from conftest import COMMAND
+
+    folder = tmp_path_factory.mktemp("demo") / "new"
+    environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    done = subprocess.run(
+        [*COMMAND, "demo", "--output", str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+        env=environment,
+    )
+    return done, folder / "bilevel-demo.png"
+
+
+def test_every_design_has_its_value_and_a_certificate(shown):
+    done, _ = shown
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    found = rows(done.stdout)
+    assert set(found) == set(ASKED)
+    for key, asked in ASKED.items():
+        _, *figures, verified, bound, _, _ = found[key]
+        value = next(value for value in asked if value is not None)
+        number = asked.index(value)
+        assert float(figures[number]) == pytest.approx(value, abs=1.1e-3)
+        assert float(bound) == pytest.approx(value, abs=1.1e-3)
+        assert verified == "yes"
+
+
+def test_it_says_what_to_see(shown):
+    done, _ = shown
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("What to see"))
+    assert "PYK promises 6.97 of succinate but guarantees only 0.00" in line
+    assert "guarantees 6.74" in line
+
+
+def test_the_table_fits_80_columns(shown):
+    done, _ = shown
+    assert all(len(" ".join((key, *rest))) < 80 for key, *rest in rows(done.stdout).items() if 0)
+    table = [line for line in done.stdout.splitlines() if line[:2] in ("K ", "1 ", "2 ")]
+    assert max(len(line.rstrip()) for line in table) <= 80
+
+
+def test_the_figure_is_written(shown):
+    _, path = shown
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.stat().st_size > 20_000
+
+
+def test_another_product(bilevel, tmp_path):
+    done = bilevel("demo", "--knockouts", "1", "--product", "EX_lac__D_e", "--output", tmp_path)
+    assert done.code == 0
+    assert "d-lactate" in done.out
+    assert (tmp_path / "bilevel-demo.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--product", "gold"], "gold"),
+        (["--knockouts", "0"], "--knockouts"),
+        (["--time-limit", "-1"], "time_limit"),
+    ],
+)
+def test_wrong_arguments_have_exit_code_2(bilevel, tmp_path, arguments, said):
+    done = bilevel("demo", "--output", tmp_path, *arguments)
+    assert done.code == 2
+    assert said in done.err
+
+
+def test_a_folder_that_cannot_be_made(bilevel, write):
+    done = bilevel("demo", "--output", write("file", "") / "folder")
+    assert done.code == 2
+    assert "cannot be made" in done.err
+
+
+def test_cobra_is_missing(bilevel, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cobra", None)
+    done = bilevel("demo", "--output", tmp_path)
+    assert done.code == 3
+    assert 'pip install "bilevel[metabolic]"' in done.err

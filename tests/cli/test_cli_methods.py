@@ -1,0 +1,68 @@
+"""`bilevel methods`: the one table of methods, and the verdict of each on a problem."""
+
+import pytest
+
+import bilevel as bl
+from bilevel import backends
+from bilevel.backends import registry
+from bilevel.cli.methods import METHODS, parse
+
+
+def verdicts(text):
+    """Return the second word of each line by its first one."""
+    lines = [line.split() for line in text.splitlines()]
+    return {words[0]: words[1] for words in lines if len(words) > 1}
+
+
+def test_the_table_lists_every_method_and_backend(bilevel):
+    done = bilevel("methods")
+    assert done.code == 0
+    for method in METHODS:
+        assert f"\n{method.name} " in done.out
+    for name in backends.names():
+        assert f"backend {name}" in done.out
+
+
+def test_every_name_in_the_table_can_be_written():
+    assert all(isinstance(parse(method.name), bl.Auto | object) for method in METHODS)
+    assert parse("auto") == bl.Auto()
+    assert parse("worst-case") == bl.WorstCase()
+    assert parse("kkt-sos1") == bl.SingleLevel(bl.KKT(bl.SOS1()))
+    assert parse("strong-duality") == bl.SingleLevel(bl.StrongDuality(bl.SOS1()))
+    assert parse("kkt-product:eps=1e-6") == bl.SingleLevel(bl.KKT(bl.Product(1e-6)))
+    assert parse("kkt-bigm: multiplier=2 , slack = 3", "highs") == bl.SingleLevel(
+        bl.KKT(bl.BigM(2.0, 3.0)), "highs"
+    )
+
+
+@pytest.mark.parametrize("name", ["T2", "T4", "T14", "T16"])
+@pytest.mark.parametrize("stance", ["optimistic", "pessimistic"])
+def test_verdicts_agree_with_solving(bilevel, name, stance):
+    done = bilevel("methods", name, "--stance", stance)
+    assert done.code == 0
+    said = verdicts(done.out)
+    for method in METHODS:
+        solved = bilevel("solve", name, "--method", method.name, "--stance", stance)
+        assert said[method.name] == ("refuses" if solved.code == 2 else "accepts")
+
+
+def test_the_choice_of_auto_and_its_reason(bilevel):
+    out = bilevel("methods", "T14").out
+    choice = bl.Auto().choose(bl.instances.get("T14").problem)
+    assert f"auto chooses       {choice.solver}" in out
+    assert f"why                {choice.reason}" in out
+
+
+def test_a_problem_that_nothing_accepts(bilevel):
+    done = bilevel("methods", "T8", "--stance", "pessimistic")
+    assert done.code == 0
+    assert "auto chooses       nothing" in done.out
+    assert "accepts" not in verdicts(done.out).values()
+
+
+def test_a_missing_backend_has_its_install_line(bilevel, monkeypatch):
+    monkeypatch.setattr(registry, "_installed", lambda package: package != "pyscipopt")
+    done = bilevel("methods", "T14")
+    assert done.code == 0
+    assert "pip install pyscipopt" in done.out
+    assert verdicts(done.out)["kkt-sos1"] == "refuses"
