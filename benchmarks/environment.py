@@ -1,4 +1,4 @@
-"""What a measurement was made with: versions, machine, commit, threads; nothing that names a host."""
+"""What a measurement was made with: versions, machine, commit, threads; no host is named."""
 
 from __future__ import annotations
 

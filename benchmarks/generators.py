@@ -1,8 +1,8 @@
 """Random bilevel problems as plain arrays, with a planted follower answer.
 
-A point ``(x0, y0)`` is drawn first; right-hand sides make it feasible and the follower's linear cost
-is chosen such that ``y0`` is a best answer to ``x0``. Entries are small integers, so degenerate
-vertices, ties and redundant rows are common. ``broken`` traits then spoil the problem on purpose.
+A point ``(x0, y0)`` is drawn first; right-hand sides make it feasible and the follower's linear
+cost is chosen such that ``y0`` is a best answer to ``x0``. Entries are small integers, so
+degenerate vertices, ties and redundant rows are common. Every sixth problem is broken on purpose.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _BROKEN = (
     "leader unbounded",
 )
 _EVERY_NTH_BROKEN = 6
+_ONE_SIDED = "rows to one side"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,8 @@ class RandomProblem:
 
         min  z'Q z/2 + c'z        z = (x, y), lower <= x <= upper, x[binary] in {0, 1}
         s.t. G z <= g             (== where g_equal)
-             y in argmin { y'P y/2 + (R'x + q)'y : A x + (B + sum_i x_i T_i) y <= b (== where equal) }
+             y in argmin { y'P y/2 + (R'x + q)'y :
+                           A x + (B + sum_i x_i T_i) y <= b (== where equal) }
 
     ``leader_maximizes`` and ``follower_maximizes`` say how it is handed to a modelling language
     (``maximize -F``), ``scale`` by which factors the follower's rows are multiplied there.
@@ -93,6 +95,9 @@ def draw(family: str, number: int) -> RandomProblem:
     y0 = _integers(rng, 3, ny)
 
     A, B = _sparse(rng, 3, (m, nx), 0.6), _rows(rng, 4, (m, ny))
+    if _ONE_SIDED in traits:
+        B = np.where((B @ np.ones(ny) < 0)[:, None], -B, B)
+        B[B @ np.ones(ny) == 0, 0] += 1.0
     T = np.zeros((nx, m, ny))
     if "products in rows" in traits:
         T[0] = _sparse(rng, 2, (m, ny), 0.4)
@@ -157,9 +162,14 @@ def _traits(rng: np.random.Generator, family: str, number: int) -> tuple[str, ..
     }
     found = [name for name, chance in chances.items() if rng.random() < chance]
     if number % _EVERY_NTH_BROKEN == _EVERY_NTH_BROKEN - 1:
-        # The pessimistic oracle wants a leader of binaries only.
+        # The pessimistic oracle wants binaries only.
         kinds = _BROKEN[:-1] if family == "pessimistic" else _BROKEN
         found.append(kinds[(number // _EVERY_NTH_BROKEN) % len(kinds)])
+    if number % _EVERY_NTH_BROKEN == 3 and family != "pessimistic":
+        # Multipliers are bounded, so that bounds on them can be derived.
+        spoilers = ("box around the answer", "products in rows", "free leader variable")
+        found = [name for name in found if name not in spoilers]
+        found += [_ONE_SIDED, "leader bounds the answer"]
     return tuple(found)
 
 

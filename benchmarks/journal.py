@@ -69,7 +69,7 @@ class Journal:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a file; a last line that was cut off while being written is left out."""
+    """Return the records of a file; a last line that was cut off is left out."""
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf-8")

@@ -2,9 +2,9 @@
 
 Optimistic: for every assignment of the leader's binaries and every pattern that says which of
 ``lam_i = 0`` and ``slack_i = 0`` holds, the rest is an LP (HiGHS inside SciPy) or a convex QP
-(Clarabel); the best of all is the answer. Prefixes of a pattern that are already infeasible are left
-out. Pessimistic, where the leader is binary and the follower an LP: every decision, the follower's LP,
-and LPs over its best answers.
+(Clarabel); the best of all is the answer. Prefixes of a pattern that are already infeasible are
+left out. Pessimistic, where the leader is binary and the follower an LP: every decision, the
+follower's LP, and LPs over its best answers.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class _Search:
         return best
 
     def _system(self, x: Array, with_leader: bool = True) -> _System:
-        """Optimality conditions over ``(x_c, y, lam, slack)`` with binaries fixed; lam first free."""
+        """Optimality conditions over ``(x_c, y, lam, slack)``, the binaries fixed."""
         p = self.p
         given, z0 = ~np.isnan(x), np.concatenate([np.nan_to_num(x), np.zeros(p.ny)])
         keep = np.concatenate([~given, np.ones(p.ny, bool)])

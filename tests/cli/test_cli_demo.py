@@ -1,8 +1,11 @@
 """`bilevel demo`: the real design, its table and its figure."""
 
+import os
+import subprocess
 import sys
 
 import pytest
+from conftest import COMMAND
 
 pytestmark = pytest.mark.metabolic
 cobra = pytest.importorskip("cobra", reason="needs the extra `metabolic` (cobra)")
@@ -27,11 +30,6 @@ def rows(text):
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
     """Run the demo once, without a display."""
-    import os
-    import subprocess
-
-    from conftest import COMMAND
-
     folder = tmp_path_factory.mktemp("demo") / "new"
     environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
     done = subprocess.run(
@@ -68,7 +66,6 @@ def test_it_says_what_to_see(shown):
 
 def test_the_table_fits_80_columns(shown):
     done, _ = shown
-    assert all(len(" ".join((key, *rest))) < 80 for key, *rest in rows(done.stdout).items() if 0)
     table = [line for line in done.stdout.splitlines() if line[:2] in ("K ", "1 ", "2 ")]
     assert max(len(line.rstrip()) for line in table) <= 80
 

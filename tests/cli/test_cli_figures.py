@@ -68,7 +68,7 @@ def test_convergence_draws_no_bound_that_is_not_proved():
 
 
 def test_convergence_of_nothing_is_an_error():
-    solution = bl.solve(bl.instances.get("T8b").problem, throw=False)
+    solution = bl.Solution(bl.Status.UNBOUNDED, None, {}, None, None, bl.Stats("none"))
     with pytest.raises(bl.ProblemError, match="UNBOUNDED"):
         plots.convergence(solution)
 

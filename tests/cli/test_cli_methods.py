@@ -9,9 +9,9 @@ from bilevel.cli.methods import METHODS, parse
 
 
 def verdicts(text):
-    """Return the second word of each line by its first one."""
+    """Return each method's verdict."""
     lines = [line.split() for line in text.splitlines()]
-    return {words[0]: words[1] for words in lines if len(words) > 1}
+    return {words[0]: words[1] for words in lines if words[1:2] in (["accepts"], ["refuses"])}
 
 
 def test_the_table_lists_every_method_and_backend(bilevel):
@@ -24,7 +24,7 @@ def test_the_table_lists_every_method_and_backend(bilevel):
 
 
 def test_every_name_in_the_table_can_be_written():
-    assert all(isinstance(parse(method.name), bl.Auto | object) for method in METHODS)
+    assert len({repr(parse(method.name)) for method in METHODS}) == len(METHODS)
     assert parse("auto") == bl.Auto()
     assert parse("worst-case") == bl.WorstCase()
     assert parse("kkt-sos1") == bl.SingleLevel(bl.KKT(bl.SOS1()))
@@ -35,8 +35,9 @@ def test_every_name_in_the_table_can_be_written():
     )
 
 
-@pytest.mark.parametrize("name", ["T2", "T4", "T14", "T16"])
-@pytest.mark.parametrize("stance", ["optimistic", "pessimistic"])
+@pytest.mark.parametrize(
+    ("name", "stance"), [("T2", "optimistic"), ("T14", "optimistic"), ("T4", "pessimistic")]
+)
 def test_verdicts_agree_with_solving(bilevel, name, stance):
     done = bilevel("methods", name, "--stance", stance)
     assert done.code == 0

@@ -20,7 +20,7 @@ def test_a_refused_point_has_exit_code_1(bilevel):
 
 def test_followers_answer_for_themselves(bilevel, model):
     done = bilevel("verify", f"{model}:problem", "--at", "x=1", "--json")
-    assert (done.code, done.json["leader_value"]) == (0, pytest.approx(8.0))
+    assert (done.code, done.json["leader_value"]) == (0, pytest.approx(10.0))
 
 
 def test_a_promise_is_refused_under_the_pessimistic_stance(bilevel):

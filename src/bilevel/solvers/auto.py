@@ -17,6 +17,10 @@ from bilevel.solvers.solver import AbstractSolver, Outcome, Request
 from bilevel.solvers.worst_case import WorstCase
 from bilevel.structure import Stance, Structure
 
+# Strain design (about 100 pairs, benchmarks/cases/strain_design.py) is solved ten times faster by
+# strong duality; random problems with 4 to 8 pairs (benchmarks/cases/claims.py) three times slower.
+_MANY_PAIRS = 40
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -49,15 +53,15 @@ class Auto(AbstractSolver):
 
     1. pessimistic: ``WorstCase``, its optimistic part chosen as below;
     2. SCIP is missing: ``KKT(BigM())`` on HiGHS, with derived bounds;
-    3. only integer leader columns enter linear followers: ``StrongDuality(SOS1())``, because one
-       row replaces all complementarity conditions;
+    3. only binary leader columns enter linear followers with more than 40 inequalities:
+       ``StrongDuality(SOS1())``, because one row replaces all complementarity conditions;
     4. otherwise ``KKT(SOS1())``, which needs no bound on multipliers.
 
     Examples
     --------
     >>> import bilevel as bl
     >>> choice = bl.Auto().choose(bl.instances.get("T14").problem)
-    >>> "binary" in choice.reason
+    >>> "SOS1" in choice.reason
     True
     """
 
@@ -110,11 +114,12 @@ class Auto(AbstractSolver):
             and Structure.FOLLOWER_QUADRATIC not in structure
             and Structure.NASH not in structure
         )
-        if binary_only and _all_binary(form) and not duality.accepts(form):
+        pairs = sum(int((~follower.rows.equality).sum()) for follower in form.followers)
+        if pairs > _MANY_PAIRS and binary_only and _all_binary(form) and not duality.accepts(form):
             return Choice(
                 SingleLevel(duality),
-                "only binary leader variables enter the linear followers, so one strong-duality "
-                "row with exact products replaces all complementarity conditions",
+                f"only binary leader variables enter the linear followers, so one strong-duality "
+                f"row with exact products replaces {pairs} complementarity conditions",
             )
         return Choice(
             SingleLevel(KKT()),

@@ -1,0 +1,114 @@
+"""`python -m benchmarks list | run | report`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from benchmarks.case import SIZES, Case, all_cases
+from benchmarks.environment import pin
+from benchmarks.journal import Journal
+from benchmarks.report import write
+from benchmarks.run import KEY, Job, bury, plan, run, supervise
+
+RESULTS = Path(__file__).parent / "results"
+
+app = typer.Typer(help="The library's benchmarks.", no_args_is_help=True, add_completion=False)
+console = Console()
+
+
+@app.command(name="list")
+def list_cases() -> None:
+    """List the cases with what they must reach."""
+    for case in all_cases().values():
+        console.print(f"[bold]{case.name}[/bold]  {case.claim}")
+        for size in SIZES:
+            count = len(list(plan([case], size)))
+            console.print(f"    {size}: {count} measurements, {case.time_limit:g} s each at most")
+
+
+@app.command(name="run")
+def run_cases(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[CASE]...")] = None,
+    size: Annotated[str, typer.Option(help=" or ".join(SIZES))] = "full",
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="Rounds; the case's own if left out.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="JSON lines; a run appends what is missing.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Cores and threads of every method.")] = 1,
+    worker: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Measure what the output lacks, with a progress bar; stop it when you like."""
+    cases = _pick(names)
+    if size not in SIZES:
+        raise typer.BadParameter(f"size is {' or '.join(SIZES)}")
+    file = output or RESULTS / f"{datetime.now(UTC):%Y-%m-%d}-{size}.jsonl"
+    if worker:
+        pin(threads)
+        _work(cases, size, repeats, file, threads)
+        return
+    # What killed an earlier run is recorded before anything is tried again.
+    bury(Journal(file, KEY), threads)
+    arguments = [*(case.name for case in cases), "--size", size, "--output", str(file)]
+    arguments += ["--threads", str(threads)]
+    arguments += [] if repeats is None else ["--repeats", str(repeats)]
+    code = supervise(arguments, file, threads)
+    console.print(f"{file}: {len(Journal(file, KEY).records)} records")
+    raise typer.Exit(code)
+
+
+@app.command(name="report")
+def report(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="JSON lines; all results if left out.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The page to write.")] = None,
+) -> None:
+    """Write tables and performance profiles, and show the page."""
+    found = files or sorted(RESULTS.glob("*.jsonl"))
+    if not found:
+        raise typer.BadParameter(
+            f"there are no results in {RESULTS.name}/; run the benchmarks first"
+        )
+    page = output or RESULTS / "report.md"
+    console.print(Markdown(write(found, all_cases(), page)))
+    console.print(f"written to {page}")
+
+
+def _pick(names: list[str] | None) -> list[Case]:
+    cases = all_cases()
+    if unknown := sorted(set(names or ()) - set(cases)):
+        raise typer.BadParameter(
+            f"there is no case {', '.join(unknown)}; known: {', '.join(cases)}"
+        )
+    return [cases[name] for name in (names or cases)]
+
+
+def _work(cases: list[Case], size: str, repeats: int | None, file: Path, threads: int) -> None:
+    jobs = list(plan(cases, size, repeats))
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=len(jobs))
+
+        def show(job: Job) -> None:
+            text = f"{job.case.name}: {job.instance.name}, {job.method.name}"
+            bar.update(task, advance=1, description=text[:60])
+
+        run(jobs, Journal(file, KEY), threads=threads, watch=True, progress=show)
+
+
+if __name__ == "__main__":
+    app()
