@@ -113,29 +113,17 @@ def draw(family: str, number: int) -> RandomProblem:
     P = _curvature(rng, ny, family, "follower")
     q = -(P @ y0 + R.T @ x0 + at.T @ lam)
     n = nx + ny
+    Q, c = _curvature(rng, n, family, "leader"), _integers(rng, 5, n)
+    flags = [f"{who} maximizes" in traits for who in ("leader", "follower")]
+    nothing = (np.zeros((0, n)), np.zeros(0), np.zeros(0, bool))
     problem = RandomProblem(
-        name=f"{family} {number:03d}",
-        family=family,
-        traits=traits,
-        binary=binary,
-        lower=lower,
-        upper=upper,
-        Q=_curvature(rng, n, family, "leader"),
-        c=_integers(rng, 5, n),
-        G=np.zeros((0, n)),
-        g=np.zeros(0),
-        g_equal=np.zeros(0, bool),
-        P=P,
-        R=R,
-        q=q,
-        A=A,
-        B=B,
-        T=T,
-        b=b,
-        equal=equal,
-        scale=np.ones(m),
-        leader_maximizes="leader maximizes" in traits,
-        follower_maximizes="follower maximizes" in traits,
+        f"{family} {number:03d}",
+        family,
+        traits,
+        *(binary, lower, upper, Q, c),
+        *nothing,
+        *(P, R, q, A, B, T, b, equal, np.ones(m)),
+        *flags,
         pessimistic=family == "pessimistic",
     )
     return _dress(rng, problem, np.concatenate([x0, y0]))

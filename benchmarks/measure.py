@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,11 +21,13 @@ def measure_solve(
     extra: Callable[[bl.Solution], Mapping[str, Any]] | None = None,
     **arguments: Any,
 ) -> Measurement:
-    """Solve once and describe what came back; a method that refuses is not a failure."""
+    """Solve once, timing that alone, and describe what came back; refusing is no failure."""
+    began = time.perf_counter()
     try:
         solution = bl.solve(problem, solver, time_limit=limit, throw=False, **arguments)
     except (bl.UnsupportedProblem, bl.BackendNotFound) as error:
         return Measurement("refused", type(error).__name__, note=str(error)[:300])
+    seconds = time.perf_counter() - began
     outcome, note = judge(solution)
     stats = solution.stats
     return Measurement(
@@ -32,6 +35,7 @@ def measure_solve(
         solution.status.name,
         solution.leader_value,
         solution.bound,
+        seconds,
         certificate=evidence(solution.certificate),
         note=" ".join(part for part in (note, stats.note) if part)[:300],
         extra={

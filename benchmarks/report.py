@@ -15,6 +15,7 @@ from benchmarks.run import KEY
 from benchmarks.statistics import Row, latest, profile, rows
 
 _SHOWN_PROBLEMS = 12
+_MOST_LISTED = 20
 
 
 def write(files: Sequence[Path], cases: Mapping[str, Case], page: Path) -> str:
@@ -47,6 +48,8 @@ def _section(
             parts.append(targets)
     table = rows(records)
     parts.append(_table(table, case.baseline if case else None))
+    if len({r["instance"] for r in records}) <= _MOST_LISTED:
+        parts.append(_by_instance(table))
     if problems := _problems(records):
         parts.append(problems)
     if figure := draw_profiles(table, folder / f"profile-{name}-{size}.png"):
@@ -89,6 +92,26 @@ def _table(table: Sequence[Row], baseline: str | None) -> str:
 def _count(row: Row, outcome: str) -> str:
     count = row.count(outcome)
     return f"**{count}**" if count and outcome in ("wrong", "failed") else str(count)
+
+
+def _by_instance(table: Sequence[Row]) -> str:
+    """Each instance's median seconds, or how it ended; one table per group."""
+    parts = []
+    for group, found in groupby(table, key=lambda row: row.group):
+        methods = list(found)
+        heads = [group or "instance", *(row.method for row in methods)]
+        lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+        for name in dict.fromkeys(name for row in methods for name in row.outcomes):
+            cells = [_ending(row, name) for row in methods]
+            lines.append("| " + " | ".join([name, *cells]) + " |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _ending(row: Row, name: str) -> str:
+    if name in row.seconds:
+        return f"{row.seconds[name]:.3g} s"
+    return row.outcomes.get(name, "")
 
 
 def _problems(records: Sequence[Record]) -> str:
@@ -134,11 +157,10 @@ def _draw(axis: Any, name: str, found: Sequence[Row], colours: Mapping[str, Any]
     last = max([10.0, *(ratios[-1] for ratios, _ in curves.values() if len(ratios))])
     for row in found:
         ratios, count = curves[row.method]
-        x = np.concatenate([[1.0], np.repeat(ratios, 2), [last]])
-        y = np.concatenate([[0.0], np.repeat(np.arange(len(ratios) + 1) / count, 2)])
-        x, y = x[: len(y)], y[: len(x)]
-        style = "--" if row.peer else "-"
-        axis.plot(x, y[: len(x)], style, color=colours[row.method], label=row.method, lw=1.3)
+        x = np.concatenate([[1.0], ratios, [last]])
+        y = np.append(np.arange(len(ratios) + 1), len(ratios)) / count
+        line = {"ls": "--" if row.peer else "-", "lw": 1.3, "drawstyle": "steps-post"}
+        axis.plot(x, y, color=colours[row.method], label=row.method, **line)
     axis.set(xscale="log", xlim=(1.0, last), ylim=(0.0, 1.02), title=name)
     axis.set_xlabel("time / best time", fontsize=8)
     axis.set_ylabel("share of instances solved", fontsize=8)

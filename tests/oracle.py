@@ -54,10 +54,7 @@ class Game:
     def problem(self, stance: str = "optimistic") -> bl.Problem:
         """Return the game as a fresh CVXPY problem; a maximized level states ``-F`` or ``-f``."""
         x = cp.hstack(
-            [
-                cp.Variable(name=f"x{i}", integer=bool(flag))
-                for i, flag in enumerate(self.integer)
-            ]
+            [cp.Variable(name=f"x{i}", integer=bool(flag)) for i, flag in enumerate(self.integer)]
         )
         y = cp.Variable(len(self.c), name="y")
         f = (self.c + self.D @ x) @ y + 0.5 * cp.quad_form(y, cp.psd_wrap(self.Q))
@@ -83,7 +80,21 @@ class Game:
 
     def _patterns(self):
         choices = [(True,) if flag else (True, False) for flag in self.equality]
-        return itertools.product(*choices)
+        opposed = self._opposed()
+        for active in itertools.product(*choices):
+            if not any(active[i] and active[j] for i, j in opposed):
+                yield active
+
+    def _opposed(self) -> list[tuple[int, int]]:
+        """Return pairs of parallel rows that cannot be active together."""
+        pairs = itertools.combinations(range(len(self.b)), 2)
+        return [
+            (i, j)
+            for i, j in pairs
+            if (self.A[i] == -self.A[j]).all()
+            and (self.B[i] == -self.B[j]).all()
+            and self.b[i] + self.b[j] > 0
+        ]
 
     def _pattern(self, active) -> float:
         nx, ny, m = len(self.low), len(self.c), len(self.b)
@@ -202,7 +213,9 @@ def games(
         F=array(nx + ny),
         low=-np.array(draw(st.lists(st.integers(0, 2), min_size=nx, max_size=nx)), float),
         high=np.array(draw(st.lists(st.integers(0, 3), min_size=nx, max_size=nx)), float),
-        integer=np.full(nx, integer) if integer else np.array([draw(st.booleans()), *[False] * (nx - 1)]),
+        integer=np.full(nx, integer)
+        if integer
+        else np.array([draw(st.booleans()), *[False] * (nx - 1)]),
         c=array(ny),
         A=A,
         B=B,

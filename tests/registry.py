@@ -30,6 +30,7 @@ class SolverRow:
     ``refuses`` are flags that make it refuse every problem that has one. ``may_refuse`` says why it
     may refuse others, for a reason that lies in the data. ``proves`` tells whether ``OPTIMAL`` is
     demanded where the optimum is known; the others may stop at ``FEASIBLE`` with the same point.
+    ``struggles`` are flags with which the backend may meet the time limit before it has a proof.
     """
 
     name: str
@@ -40,6 +41,7 @@ class SolverRow:
     proves: bool = True
     tolerance: float = 1e-6
     refuses: Structure = Structure.PLAIN
+    struggles: Structure = Structure.PLAIN
     may_refuse: str = ""
     notes: str = ""
 
@@ -102,6 +104,8 @@ SOLVERS = (
         lambda: bl.SingleLevel(bl.KKT(bl.Indicator())),
         OPTIMISTIC,
         ("scip",),
+        struggles=Structure.LEADER_NONCONVEX,
+        notes="SCIP 10 does not leave the root of T16, whose columns have no bounds",
     ),
     SolverRow(
         "kkt bigm scip",
@@ -146,9 +150,7 @@ SOLVERS = (
             tolerance=1e-4,
             refuses=Structure.CURVED_BY_LEADER,
             may_refuse=(
-                "no bound on a multiplier or a factor can be derived"
-                if encoding is bl.BigM
-                else ""
+                "no bound on a multiplier or a factor can be derived" if encoding is bl.BigM else ""
             ),
             notes="the gap row has the same tolerance as a product",
         )

@@ -25,7 +25,7 @@ _FIRST, _SECOND = "first solve", "second solve, new parameter values"
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A dense-ish QP follower ``min y'y/2 + q'y : A y <= b + C x`` with as many rows as variables."""
+    """A QP follower ``min y'y/2 + q'y : A y <= b + C x`` with as many rows as variables."""
 
     A: np.ndarray
     C: np.ndarray
@@ -81,7 +81,7 @@ def _timed(call: Any) -> Measurement:
     return Measurement("solved", seconds=time.perf_counter() - began)
 
 
-class _Reached(Exception):  # noqa: N818 - it is no error
+class _Reached(Exception):
     """Raised in the backend's place, carrying the time."""
 
 
@@ -154,8 +154,8 @@ CASE = Case(
     name="compile",
     title="Compiling",
     claim=(
-        "Compiling a follower costs at most twice what CVXPY needs for it alone; a second solve with "
-        "new parameter values reaches the backend at least 5 times sooner than the first."
+        "Compiling a follower costs at most twice what CVXPY needs for it alone; a second solve "
+        "with new parameter values reaches the backend at least 5 times sooner than the first."
     ),
     instances=_instances,
     methods=(
@@ -174,10 +174,10 @@ CASE = Case(
     repeats=15,
     notes=(
         "Every measurement makes its CVXPY objects afresh, outside the measured time. The library "
-        "compiles leader and follower, CVXPY the follower alone: `get_problem_data` for CLARABEL with "
-        '`canon_backend="COO"`. Reaching the backend is the time from the call of `bl.solve` to '
-        "the call of SCIP with the single-level program; it includes the first feasible point, which "
-        "both solves look for."
+        "compiles leader and follower, CVXPY the follower alone: `get_problem_data` for CLARABEL "
+        'with `canon_backend="COO"`. Reaching the backend is the time from the call of `bl.solve` '
+        "to the call of SCIP with the single-level program; it includes the first feasible point, "
+        "which both solves look for."
     ),
     judge=_judge,
 )

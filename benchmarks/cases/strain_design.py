@@ -4,27 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from statistics import median
 from typing import Any
 
 import bilevel as bl
 from benchmarks.case import Case, Instance, Measurement, Method, Record, Target
 from benchmarks.measure import measure_solve
+from benchmarks.strains import COUPLINGS, describe, known, make_design
 
-PRODUCT = "succ_e"
-#: Production in mmol/gDW/h by coupling and number of knockouts; anaerobic, glucose uptake 10.
-KNOWN = {
-    ("weak", 1): 6.968,
-    ("weak", 2): 9.102,
-    ("weak", 3): 9.911,
-    ("pessimistic", 1): 0.678,
-    ("pessimistic", 2): 9.102,
-    ("pessimistic", 3): 9.911,
-    ("strong", 1): 0.188,
-    ("strong", 2): 6.735,
-    ("strong", 3): 9.399,
-}
 _DIGITS = 5e-4
 _LIMIT, _LONG, _ASKED = 120.0, 60.0, 30.0
 _AUTO = "auto"
@@ -39,56 +26,21 @@ class Subject:
     known: float | None
 
 
-@lru_cache(maxsize=1)
-def cell() -> Any:
-    """The core model, read once."""
-    from bilevel.applications.metabolic_model import load_model
-
-    return load_model()
-
-
-def make_design(coupling: str, n_knockouts: int, product: str = PRODUCT) -> Any:
-    """Return the anaerobic design problem of a product."""
-    from bilevel.applications.strain_design import strain_design
-
-    return strain_design(
-        cell(), product=product, n_knockouts=n_knockouts, coupling=coupling, anaerobic=True
-    )
-
-
-def describe(design: Any, solution: bl.Solution) -> Mapping[str, Any]:
-    """Return knockouts, growth and production, from linear programs over the whole network."""
-    from bilevel.applications.strain_design import evaluate
-
-    removed = design.knockouts(solution)
-    strain = evaluate(design, removed)
-    return {
-        "knockouts": list(removed),
-        "growth": strain.growth,
-        "promised": strain.promised,
-        "pessimistic": strain.pessimistic,
-        "guaranteed": strain.guaranteed,
-    }
+def _instance(coupling: str, k: int) -> Instance:
+    name = f"{coupling} K={k}"
+    return Instance(name, lambda: Subject(make_design(coupling, k), known()[name]), coupling)
 
 
 def _instances(size: str) -> Sequence[Instance]:
-    most = {"small": 1, "full": 3}[size]
-    keys = [key for key in KNOWN if key[1] <= most]
-    found = [
-        Instance(
-            f"{coupling} K={k}",
-            lambda c=coupling, k=k: Subject(make_design(c, k), KNOWN[c, k]),
-            coupling,
-        )
-        for coupling, k in keys
-    ]
+    counts = {"small": (1,), "full": (1, 2, 3)}[size]
+    found = [_instance(coupling, k) for coupling in COUPLINGS for k in counts]
     if size == "full":
         large = Instance(_LARGE, lambda: Subject(make_design("weak", 5), None), "weak", _LONG)
         found.append(large)
     return found
 
 
-def _method(name: str, solver: Any, peer: bool = False, groups: Sequence[str] = ()) -> Method:
+def _method(name: str, solver: Any, groups: Sequence[str] = ()) -> Method:
     def run(subject: Subject, limit: float) -> Measurement:
         def judge(solution: bl.Solution) -> tuple[str, str]:
             return _judge_claim(solution, subject.known)
@@ -98,7 +50,7 @@ def _method(name: str, solver: Any, peer: bool = False, groups: Sequence[str] = 
 
         return measure_solve(subject.design.problem, solver, limit, judge, extra)
 
-    return Method(name, run, peer, frozenset(groups) if groups else None)
+    return Method(name, run, groups=frozenset(groups) if groups else None)
 
 
 def _judge_claim(solution: bl.Solution, known: float | None) -> tuple[str, str]:
@@ -155,8 +107,8 @@ CASE = Case(
     name="strain_design",
     title="Strain design on the E. coli core model",
     claim=(
-        "Succinate, K = 3 weak and pessimistic proved optimal in at most 30 s each; K = 5 weak in 60 "
-        "s to a certified incumbent with its gap."
+        "Succinate, K = 3 weak and pessimistic proved optimal in at most 30 s each; K = 5 weak in "
+        "60 s to a certified incumbent with its gap."
     ),
     instances=_instances,
     methods=(
@@ -164,25 +116,21 @@ CASE = Case(
         _method(
             "KKT SOS1 on every row, scip",
             bl.SingleLevel(bl.KKT(bl.SOS1())),
-            True,
             ("weak", "strong"),
         ),
         _method(
             "strong duality with derived big-M, highs",
             bl.SingleLevel(bl.StrongDuality(bl.BigM()), "highs"),
-            True,
             ("weak", "strong"),
         ),
         _method(
             "KKT with derived big-M, highs",
             bl.SingleLevel(bl.KKT(bl.BigM()), "highs"),
-            True,
             ("weak", "strong"),
         ),
         _method(
             "dualized worst case alone, scip",
             bl.SingleLevel(bl.InnerDual(bl.SOS1())),
-            True,
             ("pessimistic",),
         ),
     ),
@@ -192,9 +140,10 @@ CASE = Case(
     notes=(
         "Anaerobic, glucose uptake 10 mmol/gDW/h, growth at least 0.05 /h, all gene-associated "
         "reactions are candidates. The network is reduced by `strain_design` outside the measured "
-        "time, and for every method alike. The peers are other encodings of the same problem: "
-        "complementarity by SOS1 on every row, and big-M with derived bounds on HiGHS, which refuses "
-        "where multipliers are unbounded. Designs tie, so values are compared, not knockouts."
+        "time, and for every method alike. The others are encodings of the same problem: "
+        "complementarity by SOS1 on every row, and big-M with derived bounds on HiGHS, which "
+        "refuses where multipliers are unbounded. Designs tie, so values are compared, not "
+        "knockouts."
     ),
     judge=_judge,
 )

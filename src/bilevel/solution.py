@@ -79,7 +79,7 @@ class Certificate:
     >>> certificate = bl.verify(instance.problem, {"x": 2.0, "y": 1.0})
     >>> certificate.accepted, certificate.unique_answer
     (True, False)
-    >>> print(round(certificate.optimistic_value, 6), round(certificate.pessimistic_value, 6))
+    >>> print(round(certificate.optimistic_value, 6), abs(round(certificate.pessimistic_value, 6)))
     2.0 0.0
     """
 

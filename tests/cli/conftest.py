@@ -1,17 +1,13 @@
 """The command line in this process, as a process of its own, and files for it to load."""
 
-import json
 import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.cli.shell import COMMAND, Ended, checked
 from typer.testing import CliRunner
 
 from bilevel.cli import app
-
-COMMAND = [sys.executable, "-c", "from bilevel.cli import main; main()"]
 
 MODEL = """
 import cvxpy as cp, bilevel as bl
@@ -44,32 +40,6 @@ def without_point():
 """
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self):
-        """Standard output, which must be one JSON object and have no NaN or Infinity."""
-        found = json.loads(self.out, parse_constant=_refuse)
-        assert isinstance(found, dict)
-        return found
-
-
-def _refuse(constant):
-    raise AssertionError(f"{constant} is not JSON")
-
-
-def _checked(ended, arguments):
-    if "--debug" not in arguments:
-        assert "Traceback" not in ended.out + ended.err
-    return ended
-
-
 @pytest.fixture
 def bilevel():
     """Return a function that runs a command in this process."""
@@ -77,7 +47,7 @@ def bilevel():
     def run(*arguments, stdin=None):
         result = CliRunner().invoke(app, [str(a) for a in arguments], input=stdin)
         assert result.exception is None or isinstance(result.exception, SystemExit)
-        return _checked(Ended(result.exit_code, result.stdout, result.stderr), arguments)
+        return checked(Ended(result.exit_code, result.stdout, result.stderr), arguments)
 
     return run
 
@@ -97,7 +67,7 @@ def process(tmp_path):
             check=False,
             cwd=tmp_path,
         )
-        return _checked(Ended(done.returncode, done.stdout, done.stderr), arguments)
+        return checked(Ended(done.returncode, done.stdout, done.stderr), arguments)
 
     return run
 

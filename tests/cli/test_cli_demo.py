@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import COMMAND
+from tests.cli.shell import COMMAND
 
-pytestmark = pytest.mark.metabolic
+pytestmark = [pytest.mark.metabolic, pytest.mark.timeout(300)]
 cobra = pytest.importorskip("cobra", reason="needs the extra `metabolic` (cobra)")
 
 # K, coupling: promised, worst and guaranteed production where the coupling determines it.
@@ -36,7 +36,7 @@ def shown(tmp_path_factory):
         [*COMMAND, "demo", "--output", str(folder)],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
         env=environment,
     )

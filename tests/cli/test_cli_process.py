@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from conftest import COMMAND, Ended
+from tests.cli.shell import COMMAND, Ended
 
 import bilevel as bl
 

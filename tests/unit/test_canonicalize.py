@@ -404,9 +404,7 @@ def sparse(L, P):
     return cp.sum(T) + T[1, 1], [cp.sum(T, axis=1) >= 1 + L.x, T[1, 0] >= 0, T[1, 1] >= -1], [T]
 
 
-@model(
-    leader={"x": np.array([[1.0, 0.5], [0.5, 2.0]])}, attributes={"x": {"symmetric": True}}
-)
+@model(leader={"x": np.array([[1.0, 0.5], [0.5, 2.0]])}, attributes={"x": {"symmetric": True}})
 def symmetric_leader(L, P):
     y = cp.Variable(2, name="y")
     return y[0] + y[1], [L.x @ y >= 1], [y]
@@ -638,9 +636,7 @@ def least(form, free, w) -> float | None:
         found.solve(**ACCURATE)
         return float(found.value) + objective.constant
     A, b, equal = rows.A.toarray(), rows.b, rows.equality
-    found = linprog(
-        objective.c, A[~equal], b[~equal], A[equal], b[equal], bounds=(None, None)
-    )
+    found = linprog(objective.c, A[~equal], b[~equal], A[equal], b[equal], bounds=(None, None))
     return None if found.status == 2 else float(found.fun) + objective.constant
 
 
@@ -710,8 +706,7 @@ def test_certificate_of_the_answer_found_by_cvxpy(source, maximize):
     alone.solve(**ACCURATE)
     point = {v: v.value for v in compiled.leading}
     solved = {
-        v.name(): v.value_sparse if v.attributes["sparsity"] else v.value
-        for v in alone.variables()
+        v.name(): v.value_sparse if v.attributes["sparsity"] else v.value for v in alone.variables()
     }
     point |= {v: solved[v.name()] for v in compiled.variables}
     certificate = bl.verify(compiled.problem, point)

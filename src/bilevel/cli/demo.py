@@ -26,7 +26,7 @@ from bilevel.errors import BackendNotFound, ProblemError
 
 _COUPLINGS = ("weak", "pessimistic", "strong")
 _GLUCOSE = {"glc__D_e": 10.0}
-_POINTS = 51
+_POINTS = 41
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.functions import Array, Cone, Monomials, Objective, Rows
 from bilevel.problem.level import Level, LevelArrays
+from bilevel.problem.products import Products, add
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class _Matrix:
     arrays: LevelArrays
     b: Array
     rows: Rows
-    products: _Products
+    products: Products
     cones: tuple[Cone, ...]
     quadratic: _Quadratic | None = None
 
@@ -122,7 +123,7 @@ class Expander:
         b = arrays.b[self._order]
         columns, inside = self._split(arrays.A[self._order])
         left, right, linear, *cones = self._slices
-        products = _Products(
+        products = Products(
             self._level.who,
             [(columns[part], -b[part], inside[part]) for part in (left, right)],
         )
@@ -160,7 +161,7 @@ class Expander:
         constant = arrays.constant + known.constant
         return Objective(known.P, c, constant, known.cubic, self._level.maximize)
 
-    def _quadratic(self, source: sp.csr_array, weight: Array, products: _Products) -> _Quadratic:
+    def _quadratic(self, source: sp.csr_array, weight: Array, products: Products) -> _Quadratic:
         """Return the products in the objective, each with its weight, multiplied out."""
         n = self._n
         P, c, constant, cubic = self._place_square(source), np.zeros(n), 0.0, Monomials.empty(3)
@@ -173,7 +174,7 @@ class Expander:
         elif weight.any():
             terms: list[tuple[Array, Array]] = []
             for k in np.flatnonzero(weight).tolist():
-                terms = _add(terms, [(f, weight[k] * v) for f, v in products.polynomial(k)])
+                terms = add(terms, [(f, weight[k] * v) for f, v in products.polynomial(k)])
             constant = float(terms[0][1].sum())
             np.add.at(c, terms[1][0][:, 0], terms[1][1])
             pairs, value = terms[2]
@@ -201,7 +202,7 @@ class Expander:
             square = square + square.T - sp.diags_array(square.diagonal())
         return sp.csr_array(square)
 
-    def _rows(self, A: sp.csr_array, b: Array, inside: sp.csr_array, products: _Products) -> Rows:
+    def _rows(self, A: sp.csr_array, b: Array, inside: sp.csr_array, products: Products) -> Rows:
         equality = self._level.equality[self._keep]
         if not inside.nnz:
             return Rows(A, b, equality, Monomials.empty(), self._names)
@@ -230,73 +231,3 @@ class Expander:
             np.concatenate(row), np.concatenate(factors), np.concatenate(value)
         )
         return Rows(A, b, equality, collected, self._names)
-
-
-class _Products:
-    """The products of a level: for each entry, two affine functions of columns and earlier ones.
-
-    Parameters
-    ----------
-    who
-        The level, for messages.
-    sides
-        For the left and the right factors: matrix over columns, constants, matrix over products.
-    """
-
-    def __init__(self, who: str, sides: list[tuple[sp.csr_array, Array, sp.csr_array]]) -> None:
-        self._who = who
-        self.linear = [columns for columns, _, _ in sides]
-        self.offset = [offset for _, offset, _ in sides]
-        self._nested = [inside for _, _, inside in sides]
-        self.is_flat = not any(inside.nnz for inside in self._nested)
-        self._memo: dict[int, list[tuple[Array, Array]]] = {}
-
-    def polynomial(self, entry: int) -> list[tuple[Array, Array]]:
-        """Return the terms of a product by degree: ``[(factors (t, d), value (t,)), ...]``."""
-        if entry not in self._memo:
-            left, right = (self._side(which, entry) for which in range(2))
-            self._memo[entry] = _multiply(left, right, self._who)
-        return self._memo[entry]
-
-    def _side(self, which: int, entry: int) -> list[tuple[Array, Array]]:
-        row = self.linear[which][[entry]]
-        terms = [
-            (np.empty((1, 0), int), self.offset[which][[entry]]),
-            (row.indices[:, None], row.data),
-        ]
-        inner = self._nested[which][[entry]]
-        for k, value in zip(inner.indices, inner.data, strict=True):
-            terms = _add(terms, [(f, value * v) for f, v in self.polynomial(int(k))])
-        return terms
-
-
-def _add(
-    first: list[tuple[Array, Array]], second: list[tuple[Array, Array]]
-) -> list[tuple[Array, Array]]:
-    result = []
-    for degree in range(max(len(first), len(second))):
-        parts = [terms[degree] for terms in (first, second) if degree < len(terms)]
-        result.append(
-            (np.concatenate([f for f, _ in parts]), np.concatenate([v for _, v in parts]))
-        )
-    return result
-
-
-def _multiply(
-    left: list[tuple[Array, Array]], right: list[tuple[Array, Array]], who: str
-) -> list[tuple[Array, Array]]:
-    result = [(np.empty((0, d), int), np.empty(0)) for d in range(3)]
-    for lf, lv in left:
-        for rf, rv in right:
-            if not len(lv) or not len(rv) or not lv.any() or not rv.any():
-                continue
-            degree = lf.shape[1] + rf.shape[1]
-            if degree > 3:
-                raise UnsupportedProblem(f"The problem of {who} multiplies four or more variables.")
-            factors = np.hstack([np.repeat(lf, len(rv), axis=0), np.tile(rf, (len(lv), 1))])
-            term: list[tuple[Array, Array]] = [
-                (np.empty((0, d), int), np.empty(0)) for d in range(degree)
-            ]
-            term.append((factors, np.outer(lv, rv).ravel()))
-            result = _add(result, term)
-    return result

@@ -8,57 +8,12 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
-Array = np.ndarray
+from bilevel.problem.monomials import Array, Monomials, split_once
 
+__all__ = ["Array", "Cone", "Monomials", "Objective", "Rows", "widen"]
 
-@dataclass(frozen=True)
-class Monomials:
-    """Products of columns: ``value[t] * w[factors[t, 0]] * w[factors[t, 1]] ...`` added to a row.
-
-    Parameters
-    ----------
-    row
-        Row each term belongs to, shape ``(t,)``.
-    factors
-        Columns multiplied, shape ``(t, degree)``, sorted along the last axis.
-    value
-        Coefficients, shape ``(t,)``.
-    """
-
-    row: Array
-    factors: Array
-    value: Array
-
-    @classmethod
-    def empty(cls, degree: int = 2) -> Monomials:
-        """Return no terms of the given degree."""
-        return cls(np.empty(0, int), np.empty((0, degree), int), np.empty(0))
-
-    @classmethod
-    def collect(cls, row: Array, factors: Array, value: Array) -> Monomials:
-        """Sort factors, add up equal terms and drop zeros."""
-        if not len(row):
-            return cls.empty(factors.shape[1])
-        keys = np.column_stack([row, np.sort(factors, axis=1)])
-        unique, inverse = np.unique(keys, axis=0, return_inverse=True)
-        total = np.bincount(inverse.ravel(), weights=value, minlength=len(unique))
-        keep = total != 0
-        return cls(unique[keep, 0], unique[keep, 1:], total[keep])
-
-    def __len__(self) -> int:
-        return len(self.row)
-
-    def evaluate(self, w: Array, n_rows: int) -> Array:
-        """Return the sum of the terms of each row at ``w``, shape ``(n_rows,)``."""
-        if not len(self):
-            return np.zeros(n_rows)
-        return np.bincount(self.row, self.value * w[self.factors].prod(axis=1), n_rows)
-
-    def take(self, rows: Array) -> Monomials:
-        """Keep the terms of ``rows`` (a boolean mask) and renumber the rows."""
-        keep = rows[self.row]
-        renumber = np.cumsum(rows) - 1
-        return Monomials(renumber[self.row[keep]], self.factors[keep], self.value[keep])
+# A row with a smaller norm is empty.
+_EMPTY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -158,6 +113,16 @@ class Rows:
         kept = Monomials(terms.row[both], position[terms.factors[both]], terms.value[both])
         return Rows(A, rhs, self.equality, kept, self.names)
 
+    def unit(self) -> tuple[Rows, Array]:
+        """Return the rows with linear parts of unit norm, and the factors, shape ``(m,)``."""
+        norm = np.sqrt(np.asarray(self.A.power(2).sum(axis=1)).ravel())
+        factor = 1.0 / np.where(norm > _EMPTY, norm, 1.0)
+        A = self.A.copy()
+        A.data = A.data * np.repeat(factor, np.diff(A.indptr))
+        terms = self.products
+        products = replace(terms, value=terms.value * factor[terms.row])
+        return replace(self, A=A, b=self.b * factor, products=products), factor
+
     def pad(self, n: int) -> Rows:
         """Return the same rows over ``n`` columns, the new ones with zero coefficients."""
         return replace(self, A=widen(self.A, n))
@@ -168,7 +133,8 @@ class Rows:
             for factor in range(2):
                 slope = self.products.value * w[self.products.factors[:, 1 - factor]]
                 squares = squares + np.bincount(self.products.row, slope**2, len(self))
-        return np.maximum(np.sqrt(squares), 1.0)
+        norm = np.sqrt(squares)
+        return np.where(norm > _EMPTY, norm, 1.0)
 
 
 @dataclass(frozen=True)
@@ -279,15 +245,6 @@ def widen(matrix: sp.csr_array, n: int) -> sp.csr_array:
     """Return ``matrix`` with zero columns appended up to width ``n``."""
     shape = (matrix.shape[0], n)
     return sp.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=shape)
-
-
-def split_once(terms: Monomials, inside: Array, w: Array) -> tuple[Array, Array, Array]:
-    """Return ``(row, column, coefficient)`` of the terms with exactly one factor inside."""
-    once = inside.sum(axis=1) == 1
-    factors, kept = terms.factors[once], inside[once]
-    column = factors[kept]
-    others = factors[~kept].reshape(len(column), factors.shape[1] - 1)
-    return terms.row[once], column, terms.value[once] * w[others].prod(axis=1)
 
 
 def _positions(own: Array, n: int) -> Array:

@@ -55,7 +55,7 @@ class Leaf:
 
     def write(self, value: Any, w: Array) -> None:
         """Put a value of the variable into the columns ``w``."""
-        vector = np.asarray(value, float).reshape(-1, order="F")
+        vector = as_array(value).reshape(-1, order="F")
         if self.basis is None:
             w[self.columns] = vector
             return
@@ -129,6 +129,11 @@ def label(leaf: Any) -> str:
     return leaf.name()
 
 
+def as_array(value: Any) -> Array:
+    """Return a value as a dense array of floats."""
+    return np.asarray(value.toarray() if sp.issparse(value) else value, float)
+
+
 def make_leaf(variable: cp.Variable, first: int) -> Leaf:
     """Return the plain columns of a variable, numbered from ``first``."""
     attributes = variable.attributes
@@ -176,7 +181,7 @@ def parameter_value(parameter: cp.Parameter, given: Mapping[Any, Any]) -> Array:
             f"Parameter {name} has no value: set {name}.value or pass parameters={{{name}: ...}}."
         )
     try:
-        array = value.toarray() if sp.issparse(value) else np.asarray(value, float)
+        array = as_array(value)
     except (TypeError, ValueError) as error:
         raise ProblemError(f"The value of parameter {name} is not numeric.") from error
     if array.shape != parameter.shape:

@@ -60,7 +60,7 @@ class InnerDual(AbstractReformulation):
     >>> import bilevel as bl
     >>> problem = bl.instances.get("T14").problem.replace(stance="pessimistic")
     >>> print(round(bl.solve(problem).leader_value, 6))
-    10.0
+    9.0
     """
 
     encoding: AbstractEncoding = field(default_factory=SOS1)

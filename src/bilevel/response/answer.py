@@ -77,6 +77,9 @@ def solve_continuous(
 ) -> tuple[RawAnswer | None, str]:
     """Solve by the first backend of ``routes`` that accepts the program and reaches a verdict."""
     last: tuple[RawAnswer | None, str] = (None, "none")
+    # Backends measure violations in absolute terms; a certificate measures them on unit rows.
+    rows, factor = program.rows.unit()
+    program = replace(program, rows=rows)
     for route in routes:
         try:
             backend = backends.get(route)
@@ -85,6 +88,8 @@ def solve_continuous(
             answer = backend.solve(program, limits)
         except (BackendNotFound, BackendError):
             continue
+        if answer.duals is not None:
+            answer = replace(answer, duals=answer.duals * factor)
         last = (answer, route)
         if answer.termination in _VERDICTS:
             return last
@@ -102,10 +107,22 @@ CHECK_ROUTES = ("clarabel", "daqp", "highs", "scip")
 
 
 def answer(
-    form: StandardForm, k: int, w: Array, routes: Sequence[str] = FIND_ROUTES
+    form: StandardForm,
+    k: int,
+    w: Array,
+    routes: Sequence[str] = FIND_ROUTES,
+    admit: bool = False,
 ) -> FollowerAnswer:
-    """Solve follower ``k`` with all other columns fixed at ``w``."""
+    """Solve follower ``k`` with all other columns fixed at ``w``.
+
+    With ``admit`` its rows are relaxed by what its own columns of ``w`` violate, so that they are
+    feasible: a decision may lie outside the follower's domain by a tolerance.
+    """
     program = follower_program(form, k, w)
+    if admit:
+        excess = program.rows.evaluate(w[form.followers[k].columns])
+        excess = np.where(program.rows.equality, excess, np.maximum(excess, 0.0))
+        program = replace(program, rows=replace(program.rows, b=program.rows.b + excess))
     raw, route = solve_continuous(program, routes)
     if raw is None or raw.v is None or raw.termination is not Termination.OPTIMAL:
         ended = Termination.NUMERICAL if raw is None else raw.termination

@@ -9,7 +9,7 @@ import numpy as np
 
 from bilevel.errors import ProblemError
 from bilevel.problem.functions import Array, Objective, Rows
-from bilevel.problem.leaves import Leaf
+from bilevel.problem.leaves import Leaf, as_array
 from bilevel.problem.standard import LEADER, StandardForm
 from bilevel.program import Termination
 from bilevel.response.answer import answer, continuous_program, solve_continuous
@@ -114,7 +114,7 @@ def _fill_auxiliary(
 def _check_value(leaf: Leaf, value: Any) -> None:
     name, shape = leaf.variable.name(), leaf.variable.shape
     try:
-        array = np.asarray(value, float)
+        array = as_array(value)
     except (TypeError, ValueError) as error:
         raise ProblemError(f"The value of {name} is not numeric.") from error
     if array.shape != shape and not (array.size == 1 and leaf.variable.size == 1):

@@ -17,6 +17,7 @@ from bilevel.response.answer import (
     FollowerAnswer,
     answer,
     continuous_program,
+    follower_program,
     solve_continuous,
 )
 
@@ -65,30 +66,68 @@ class Response:
         """
         form = self.form
         columns = np.concatenate([*(f.columns for f in form.followers), free]).astype(int)
+        n = len(columns)
         parts, offset = [], 0
         for follower, one in zip(form.followers, self.answers, strict=True):
-            count = len(follower.columns)
-            parts.append(_shift(one.face, offset, len(columns)))
-            offset += count
-        program = continuous_program(objective.project(columns, self.w), Rows.empty(len(columns)))
+            parts.append(_shift(one.face, offset, n))
+            offset += len(follower.columns)
         cones = ()
         if with_leader_rows:
             value_rows = {f"value[{form.followers[k].name}]" for _, k in form.values}
             keep = np.array([name not in value_rows for name in form.rows.names], bool)
             parts.append(form.rows.take(keep).project(columns, self.w))
             cones = tuple(cone.project(columns, self.w) for cone in form.cones)
-        program = replace(
-            program,
-            rows=Rows.stack(*parts) if parts else program.rows,
-            cones=cones,
-            lower=form.columns.lower[columns],
-            upper=form.columns.upper[columns],
+        lower, upper = form.columns.lower[columns], form.columns.upper[columns]
+        for k in sorted({price.follower for price in form.prices}):
+            rows, low, high = self._multipliers(k, columns, len(lower))
+            parts = [part.pad(rows.A.shape[1]) for part in parts] + [rows]
+            lower, upper = np.append(lower, low), np.append(upper, high)
+        program = continuous_program(
+            objective.project(columns, self.w).pad(len(lower)),
+            Rows.stack(*parts) if parts else Rows.empty(len(lower)),
+            lower,
+            upper,
         )
+        program = replace(program, cones=tuple(cone.pad(len(lower)) for cone in cones))
         raw, _ = solve_continuous(program, ("highs", "clarabel", "daqp", "scip"))
         w = self.w.copy()
         if raw is not None and raw.v is not None:
-            w[columns] = raw.v
+            w[columns] = raw.v[:n]
         return raw, w
+
+    def _multipliers(self, k: int, columns: Array, first: int) -> tuple[Rows, Array, Array]:
+        """Return the optimal multipliers of follower ``k`` as new columns, tied to its prices.
+
+        For an LP or convex QP they are the same set at every best answer.
+        """
+        form, one = self.form, self.answers[k]
+        program, y = follower_program(form, k, self.w), one.y
+        rows = program.rows
+        m, n = len(rows), first + len(rows)
+        gradient = program.objective.P @ y + program.objective.c
+        slack = -rows.evaluate(np.asarray(y))
+        transposed = sp.csr_array(rows.A.T)
+        blocks = [sp.hstack([sp.csr_array((transposed.shape[0], first)), transposed])]
+        rhs = [-gradient]
+        place = {int(column): i for i, column in enumerate(columns)}
+        for price in form.prices:
+            if price.follower == k and price.column in place:
+                tie = sp.csr_array(
+                    ([1.0, -1.0], ([0, 0], [place[price.column], first + price.row])), shape=(1, n)
+                )
+                blocks.append(tie)
+                rhs.append(np.zeros(1))
+        total = np.concatenate(rhs)
+        ties = Rows(
+            sp.csr_array(sp.vstack(blocks)),
+            total,
+            np.ones(len(total), bool),
+            Monomials.empty(),
+            ("multipliers",) * len(total),
+        )
+        lower = np.where(rows.equality, -np.inf, 0.0)
+        upper = np.where(rows.equality | (slack <= 1e-7), np.inf, np.zeros(m))
+        return ties, lower, upper
 
 
 def _shift(rows: Rows | None, offset: int, n: int) -> Rows:
@@ -136,7 +175,7 @@ def optimistic_completion(form: StandardForm, w: Array) -> Array | None:
     columns = form.columns
     w = np.where(columns.integer, np.round(w), w)
     response = respond(form, w)
-    if response is None or not response.is_complete or form.prices:
+    if response is None or not response.is_complete:
         return None
     fixed = form.linking_mask | columns.integer
     fixed[[column for column, _ in form.values]] = True

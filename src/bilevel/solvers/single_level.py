@@ -20,12 +20,14 @@ from bilevel.response.response import (
     respond,
     worst_completion,
 )
+from bilevel.solution import Tolerances
 from bilevel.solvers.bounded import may_be_unbounded, settle
 from bilevel.solvers.diagnose import diagnose
 from bilevel.solvers.initial import initial_point
 from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
 from bilevel.status import Status
 from bilevel.structure import Stance
+from bilevel.verify import certify
 
 _STOPPED = (Termination.LIMIT, Termination.INTERRUPTED)
 _UNDECIDED = (*_STOPPED, Termination.NUMERICAL)
@@ -53,7 +55,7 @@ class SingleLevel(AbstractSolver):
     --------
     >>> import bilevel as bl
     >>> solver = bl.SingleLevel(bl.KKT(bl.BigM()), backend="highs")
-    >>> solution = bl.solve(bl.instances.get("T8").problem, solver)
+    >>> solution = bl.solve(bl.instances.get("T1").problem, solver)
     >>> print(solution.status.name)
     OPTIMAL
     """
@@ -150,7 +152,7 @@ class SingleLevel(AbstractSolver):
             better = finish(form, w)
             if better is None and (near := nearest_feasible(form, w)) is not None:
                 better = finish(form, near)
-            candidates.append((w if better is None else better, multipliers))
+            candidates.append((_preferred(form, w, better), multipliers))
         w, multipliers = min(candidates, key=lambda pair: form.objective.evaluate(pair[0]))
         if raw.termination is Termination.UNBOUNDED:
             return Outcome(Status.UNBOUNDED, note=reformed.note)
@@ -211,3 +213,19 @@ def _answered(form: StandardForm, w: Array) -> tuple[Array, tuple[Array, ...]] |
         return None
     known = [one.multipliers for one in response.answers]
     return best, tuple(np.empty(0) if lam is None else lam for lam in known)
+
+
+def _preferred(form: StandardForm, w: Array, better: Array | None) -> Array:
+    """Return the exact completion of a backend's point, or the point where that loses.
+
+    At a decision where the follower is nearly indifferent the exact answer may be another one than
+    the backend's, which is as good for the follower within the certificate's tolerance.
+    """
+    if better is None:
+        return w
+    loss = form.objective.evaluate(better) - form.objective.evaluate(w)
+    if loss > 1e-5 * max(1.0, abs(form.objective.evaluate(w))):
+        rounded = np.where(form.columns.integer, np.round(w), w)
+        if certify(form, rounded, Tolerances()).accepted:
+            return rounded
+    return better

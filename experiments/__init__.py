@@ -1,0 +1,1 @@
+"""Experiments: `python -m experiments list | run | report`; one folder per paper."""

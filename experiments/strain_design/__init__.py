@@ -1,0 +1,1 @@
+"""Three kinds of coupling choose three different strains."""
