@@ -21,8 +21,8 @@ _BROKEN = (
     "follower unbounded",
     "leader unbounded",
 )
-_EVERY_NTH_BROKEN = 6
-_ONE_SIDED = "rows to one side"
+_EVERY_NTH = 6
+_ONE_SIDED, _STEEP = "rows to one side", "steep follower"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,8 @@ class RandomProblem:
                            A x + (B + sum_i x_i T_i) y <= b (== where equal) }
 
     ``leader_maximizes`` and ``follower_maximizes`` say how it is handed to a modelling language
-    (``maximize -F``), ``scale`` by which factors the follower's rows are multiplied there.
+    (``maximize -F``), ``scale`` and ``cost_scale`` by which factors the follower's rows and cost
+    are multiplied there: other units change no answer, but multipliers.
     """
 
     name: str
@@ -63,6 +64,7 @@ class RandomProblem:
     leader_maximizes: bool
     follower_maximizes: bool
     pessimistic: bool
+    cost_scale: float = 1.0
 
     @property
     def nx(self) -> int:
@@ -125,6 +127,7 @@ def draw(family: str, number: int) -> RandomProblem:
         *(P, R, q, A, B, T, b, equal, np.ones(m)),
         *flags,
         pessimistic=family == "pessimistic",
+        cost_scale=10.0 ** (2 + number // _EVERY_NTH % 4) if _STEEP in traits else 1.0,
     )
     return _dress(rng, problem, np.concatenate([x0, y0]))
 
@@ -149,11 +152,13 @@ def _traits(rng: np.random.Generator, family: str, number: int) -> tuple[str, ..
         "fixed leader variable": 0.08,
     }
     found = [name for name, chance in chances.items() if rng.random() < chance]
-    if number % _EVERY_NTH_BROKEN == _EVERY_NTH_BROKEN - 1:
+    if number % _EVERY_NTH == _EVERY_NTH - 1:
         # The pessimistic oracle wants binaries only.
         kinds = _BROKEN[:-1] if family == "pessimistic" else _BROKEN
-        found.append(kinds[(number // _EVERY_NTH_BROKEN) % len(kinds)])
-    if number % _EVERY_NTH_BROKEN == 3 and family != "pessimistic":
+        found.append(kinds[(number // _EVERY_NTH) % len(kinds)])
+    if number % _EVERY_NTH == 0:
+        found.append(_STEEP)
+    if number % _EVERY_NTH == 3 and family != "pessimistic":
         # Multipliers are bounded, so that bounds on them can be derived.
         spoilers = ("box around the answer", "products in rows", "free leader variable")
         found = [name for name in found if name not in spoilers]

@@ -59,11 +59,11 @@ def _bounds(p: RandomProblem, x: Any) -> list[Any]:
 
 
 def _follower_cost(p: RandomProblem, x: Any, y: Any) -> Any:
-    cost = p.q @ y
+    cost = (p.cost_scale * p.q) @ y
     if p.P.any():
-        cost = cost + 0.5 * cp.quad_form(y, cp.psd_wrap(p.P))
+        cost = cost + 0.5 * cp.quad_form(y, cp.psd_wrap(p.cost_scale * p.P))
     if p.R.any():
-        cost = cost + x @ (p.R @ y)
+        cost = cost + x @ ((p.cost_scale * p.R) @ y)
     return cost
 
 

@@ -48,7 +48,7 @@ def textbook_big_m(p: RandomProblem, M: float, limit: float, rtol: float = 1e-7)
     k, size = len(inequality), n + m + int((~p.equal).sum())
     scale = p.scale[:, None]
     own = np.hstack([scale * p.A, scale * p.B, np.zeros((m, m + k))])
-    b = p.scale * p.b
+    b, cost = p.scale * p.b, p.cost_scale * p.q
     stationary = np.hstack([np.zeros((p.ny, p.nx + p.ny)), (scale * p.B).T, np.zeros((p.ny, k))])
     pick, eye = np.eye(m)[inequality], np.eye(k)
     multiplier = np.hstack([np.zeros((k, n)), pick, -M * eye])
@@ -57,11 +57,11 @@ def textbook_big_m(p: RandomProblem, M: float, limit: float, rtol: float = 1e-7)
     leader = np.hstack([p.G, np.zeros((len(p.g), m + k))])
     matrix = np.vstack([own, stationary, multiplier, slack, leader])
     free = np.full(m + k, np.inf)
-    upper = np.concatenate([b, -p.q, np.zeros(k), M - b[inequality], p.g])
+    upper = np.concatenate([b, -cost, np.zeros(k), M - b[inequality], p.g])
     lower = np.concatenate(
         [
             np.where(p.equal, b, -free[:m]),
-            -p.q,
+            -cost,
             -free[:k],
             -free[:k],
             np.where(p.g_equal, p.g, -np.inf),
@@ -72,8 +72,8 @@ def textbook_big_m(p: RandomProblem, M: float, limit: float, rtol: float = 1e-7)
     )
     high = np.concatenate([p.upper, np.full(p.ny + m, np.inf), np.ones(k)])
     integer = np.concatenate([p.binary, np.zeros(p.ny + m, bool), np.ones(k, bool)])
-    cost = np.concatenate([p.c, np.zeros(size - n)])
-    return _solve(p, (cost, low, high, integer), (matrix, lower, upper), limit, rtol)
+    leader_cost = np.concatenate([p.c, np.zeros(size - n)])
+    return _solve(p, (leader_cost, low, high, integer), (matrix, lower, upper), limit, rtol)
 
 
 def _solve(

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 import bilevel as bl
+from bilevel.program import Program
 
 UNBOUNDED = -np.inf
 NOTHING = np.inf
@@ -246,6 +247,20 @@ def assert_claim_is_true(solution: bl.Solution, game: Game, truth: float, tolera
         assert solution.leader_value * game.sign >= truth - room, "better than the optimum"
     if solution.bound is not None:
         assert solution.bound * game.sign <= truth + room, "a bound beyond the optimum"
+
+
+def holds(program: Program, v: np.ndarray, room: float = 1e-9) -> bool:
+    """Whether a point satisfies a program, read off its records."""
+    if (v < program.lower - room).any() or (v > program.upper + room).any():
+        return False
+    if program.rows.violation(v).max(initial=0.0) > room:
+        return False
+    if any(np.count_nonzero(abs(v[list(members)]) > room) > 1 for _, members in program.sos1):
+        return False
+    return not any(
+        round(v[rule.binary]) == rule.active and abs(v[rule.target]) > room
+        for rule in program.indicators
+    )
 
 
 class _close:  # noqa: N801 - reads as a value

@@ -70,7 +70,8 @@ class EncodingRow:
 class BackendRow:
     """One vendor: what it takes, which limits it knows and what it returns.
 
-    ``limit`` is a vendor option that stops it before it has an answer, ``option`` a harmless one.
+    ``option`` is a harmless option of the vendor, ``bad_option`` one that it does not know;
+    ``any_scale`` tells whether data between 1e-5 and 1e5 in one program must be solved.
     """
 
     name: str
@@ -80,6 +81,7 @@ class BackendRow:
     bad_option: dict[str, Any]
     tolerance: float = 1e-7
     has_callback: bool = False
+    any_scale: bool = True
     notes: str = ""
 
 
@@ -215,6 +217,7 @@ BACKENDS = (
         has_duals=True,
         option={"iter_limit": 500},
         bad_option={"no_such_option": 1},
+        any_scale=False,
         notes="convex QP by an active set; no clock",
     ),
 )

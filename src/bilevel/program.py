@@ -224,6 +224,14 @@ class RawAnswer:
     seconds: float
     raw_status: str
 
+    def __post_init__(self) -> None:
+        # Some vendors call an answer to broken numbers optimal.
+        broken = self.v is not None and not np.isfinite(self.v).all()
+        if broken or np.isnan(self.bound):
+            object.__setattr__(self, "termination", Termination.NUMERICAL)
+            object.__setattr__(self, "v", None)
+            object.__setattr__(self, "bound", -np.inf)
+
 
 def relative_gap(value: float | None, bound: float | None) -> float | None:
     """Return ``|value - bound| / max(1, |value|)``, or ``None`` where one is unknown."""

@@ -91,6 +91,10 @@ def test_the_textbook_errs_with_the_default_of_pao():
     wrong = textbook_big_m(steep(100001), 1e5, 5.0)
     assert wrong.claim == "OPTIMAL"
     assert wrong.value == pytest.approx(0.0)
+    # The same by other units of the follower's cost, which change no answer.
+    scaled = replace(steep(1), cost_scale=100001.0)
+    assert textbook_big_m(scaled, 1e5, 5.0).value == pytest.approx(0.0)
+    assert decide(scaled).value == pytest.approx(-10.0)
     assert judge(decide(steep(100001)), 1.0, wrong.claim, wrong.value, None)[0] == "wrong"
 
 

@@ -17,7 +17,7 @@ from bilevel.errors import ProblemError
 from bilevel.problem.functions import Objective
 from bilevel.program import Feature
 from bilevel.reformulate.builder import Builder
-from tests.oracle import Game, assert_claim_is_true, games
+from tests.oracle import Game, assert_claim_is_true, games, holds
 from tests.registry import ENCODINGS, OPTIMISTIC, SOLVERS, rows
 
 COMPLETE = [row for row in SOLVERS if row.proves and row.stances >= OPTIMISTIC]
@@ -172,20 +172,6 @@ def test_a_pair_forbids_both_and_allows_either(row):
 
 def _nothing(n):
     return Objective(sp.csr_array((n, n)), np.zeros(n))
-
-
-def holds(program, v) -> bool:
-    """Whether a point satisfies a program, read off its records."""
-    if (v < program.lower - 1e-9).any() or (v > program.upper + 1e-9).any():
-        return False
-    if program.rows.violation(v).max(initial=0.0) > 1e-9:
-        return False
-    if any(np.count_nonzero(abs(v[list(members)]) > 1e-9) > 1 for _, members in program.sos1):
-        return False
-    return not any(
-        round(v[rule.binary]) == rule.active and abs(v[rule.target]) > 1e-9
-        for rule in program.indicators
-    )
 
 
 # ------------------------------------------------------------------------------------------ big-M

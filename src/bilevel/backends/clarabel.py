@@ -48,7 +48,12 @@ class Clarabel(AbstractBackend):
         for name, value in limits.options.items():
             if not hasattr(settings, name):
                 raise BackendError(f"Clarabel does not know the option {name!r}.")
-            setattr(settings, name, value)
+            try:
+                setattr(settings, name, value)
+            except TypeError as error:
+                raise BackendError(
+                    f"Clarabel refuses {value!r} for the option {name!r}."
+                ) from error
         quadratic = sp.csc_matrix(sp.triu(program.objective.P))
         began = time.perf_counter()
         try:

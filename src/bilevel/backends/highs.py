@@ -76,7 +76,11 @@ class HiGHS(AbstractBackend):
             solver.setOptionValue("mip_abs_gap", limits.atol)
             solver.setOptionValue("mip_feasibility_tolerance", 1e-9)
         for name, value in limits.options.items():
-            if solver.setOptionValue(name, value) == highspy.HighsStatus.kError:
+            try:
+                refused = solver.setOptionValue(name, value) == highspy.HighsStatus.kError
+            except TypeError as error:
+                raise BackendError(f"HiGHS refuses {value!r} for the option {name!r}.") from error
+            if refused:
                 raise BackendError(f"HiGHS does not know the option {name!r} or its value.")
 
 
