@@ -53,7 +53,7 @@ class DAQP(AbstractBackend):
         sense = np.where(np.append(rows.equality, np.zeros(bounded.sum(), bool)), 5, 0)
         began = time.perf_counter()
         try:
-            v, value, code, info = daqp.solve(
+            v, _, code, info = daqp.solve(
                 np.ascontiguousarray(program.objective.P.toarray()),
                 np.ascontiguousarray(program.objective.c),
                 np.ascontiguousarray(matrix),
@@ -73,5 +73,6 @@ class DAQP(AbstractBackend):
         if termination is not Termination.OPTIMAL:
             return RawAnswer(termination, None, -np.inf, None, 0, seconds, str(code))
         duals = np.array(info["lam"])[: len(rows)]
-        bound = float(value) + program.objective.constant
+        # DAQP's own value would contain its regularization.
+        bound = program.objective.evaluate(np.array(v))
         return RawAnswer(termination, np.array(v), bound, duals, 0, seconds, str(code))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from bilevel.errors import ProblemError
-from bilevel.problem.functions import Array, Objective, Rows
+from bilevel.problem.functions import Array, Cone, Objective, Rows
 from bilevel.problem.leaves import Leaf, as_array
 from bilevel.problem.standard import LEADER, StandardForm
 from bilevel.program import Termination
@@ -58,7 +59,7 @@ def complete_point(
             one = answer(form, price.follower, w)
             if one.multipliers is not None:
                 w[price.column] = one.multipliers[price.row]
-    return _fill_auxiliary(form, w, LEADER, form.objective, form.rows)
+    return _fill_auxiliary(form, w, LEADER, form.objective, form.rows, form.cones)
 
 
 def _fill_followers(form: StandardForm, w: Array, known: Array) -> Array:
@@ -93,7 +94,12 @@ def _named(form: StandardForm, k: int) -> Array:
 
 
 def _fill_auxiliary(
-    form: StandardForm, w: Array, owner: int, objective: Objective, rows: Rows
+    form: StandardForm,
+    w: Array,
+    owner: int,
+    objective: Objective,
+    rows: Rows,
+    cones: tuple[Cone, ...] = (),
 ) -> Array:
     """Choose a level's epigraph columns as its compilation means them: as small as they may be."""
     names = np.array([name.startswith("epigraph[") for name in form.columns.names], bool)
@@ -104,6 +110,8 @@ def _fill_auxiliary(
     mask[free] = True
     touched = rows.take(rows.touches(mask))
     program = continuous_program(objective.project(free, w), touched.project(free, w))
+    inside = [cone.project(free, w) for cone in cones if cone.A[:, free].nnz]
+    program = replace(program, cones=tuple(inside))
     raw, _ = solve_continuous(program, ("highs", "clarabel", "scip"))
     if raw is not None and raw.v is not None and raw.termination is Termination.OPTIMAL:
         w = w.copy()
