@@ -109,13 +109,24 @@ def _fill_auxiliary(
     mask = np.zeros(form.n, bool)
     mask[free] = True
     touched = rows.take(rows.touches(mask))
-    program = continuous_program(objective.project(free, w), touched.project(free, w))
+    program = continuous_program(
+        objective.project(free, w),
+        touched.project(free, w),
+        form.columns.lower[free],
+        form.columns.upper[free],
+    )
     inside = [cone.project(free, w) for cone in cones if cone.A[:, free].nnz]
     program = replace(program, cones=tuple(inside))
-    raw, _ = solve_continuous(program, ("highs", "clarabel", "scip"))
-    if raw is not None and raw.v is not None and raw.termination is Termination.OPTIMAL:
-        w = w.copy()
-        w[free] = raw.v
+    # A point that misses a bound by a tolerance leaves no room below it: then the bound gives way.
+    count = len(free)
+    least = Objective(program.objective.P * 0.0, np.ones(count))
+    wide = replace(program, lower=np.full(count, -np.inf), upper=np.full(count, np.inf))
+    for attempt in (program, replace(wide, objective=least)):
+        raw, _ = solve_continuous(attempt, ("highs", "clarabel", "scip"))
+        if raw is not None and raw.v is not None and raw.termination is Termination.OPTIMAL:
+            w = w.copy()
+            w[free] = raw.v
+            return w
     return w
 
 
