@@ -272,12 +272,8 @@ def _more(p: RandomProblem, A: Array, B: Array, b: Array, T: Array | None = None
 
 def _lead(p: RandomProblem, row: Array, rhs: float, equality: bool = False) -> RandomProblem:
     """Add a leader row."""
-    return replace(
-        p,
-        G=np.vstack([p.G, row]),
-        g=np.append(p.g, rhs),
-        g_equal=np.append(p.g_equal, equality),
-    )
+    flags = np.append(p.g_equal, equality)
+    return replace(p, G=np.vstack([p.G, row]), g=np.append(p.g, rhs), g_equal=flags)
 
 
 def _at(values: Array, place: int, value: float) -> Array:
