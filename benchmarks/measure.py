@@ -28,6 +28,7 @@ def measure_solve(
     except (bl.UnsupportedProblem, bl.BackendNotFound) as error:
         return Measurement("refused", type(error).__name__, note=str(error)[:300])
     seconds = time.perf_counter() - began
+    stop_if_interrupted(solution)
     outcome, note = judge(solution)
     stats = solution.stats
     return Measurement(
@@ -48,6 +49,12 @@ def measure_solve(
             **(extra(solution) if extra is not None and solution.status.has_point else {}),
         },
     )
+
+
+def stop_if_interrupted(solution: bl.Solution) -> None:
+    """Raise ``KeyboardInterrupt`` again where a backend caught it: half a solve is no result."""
+    if "interrupt" in solution.stats.backend_status.lower():
+        raise KeyboardInterrupt
 
 
 def evidence(certificate: bl.Certificate | None) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import evidence
+from benchmarks.measure import evidence, stop_if_interrupted
 from benchmarks.strains import COUPLINGS, PROMISES, describe, make_design
 
 import bilevel as bl
@@ -22,6 +22,7 @@ def measure(coupling: str, n_knockouts: int, product: str = "succ_e") -> Mapping
     """Solve one design; ``checked`` says that linear programs over the whole network agree."""
     design = make_design(coupling, n_knockouts, product)
     solution = bl.solve(design.problem, time_limit=_LIMIT, throw=False)
+    stop_if_interrupted(solution)
     stats, value = solution.stats, solution.leader_value
     found = {
         "status": solution.status.name,

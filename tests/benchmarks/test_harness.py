@@ -11,6 +11,7 @@ import pytest
 from benchmarks.case import Case, Instance, Measurement, Method, Target, all_cases
 from benchmarks.environment import ROOT, describe
 from benchmarks.journal import Journal, finite, read
+from benchmarks.measure import stop_if_interrupted
 from benchmarks.report import write
 from benchmarks.run import KEY, bury, plan, run, supervise
 from benchmarks.statistics import latest, profile, rows
@@ -150,6 +151,13 @@ def test_an_interrupted_measurement_leaves_no_trace(journal):
         run(jobs, journal)
     assert journal.died() is None
     assert not journal.records
+
+
+def test_a_solve_that_was_interrupted_is_no_result():
+    caught = SimpleNamespace(stats=SimpleNamespace(backend_status="userinterrupt"))
+    with pytest.raises(KeyboardInterrupt):
+        stop_if_interrupted(caught)
+    stop_if_interrupted(SimpleNamespace(stats=SimpleNamespace(backend_status="timelimit")))
 
 
 def test_records_say_what_they_were_made_with(journal):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ _STATUS = {
     "unknown": Termination.NUMERICAL,
 }
 
+_LP_ERROR = "error in LP solver"
+
 
 class SCIP(AbstractBackend):
     """SCIP through PySCIPOpt: SOS1, indicators, products of variables, cones, integers."""
@@ -42,41 +45,51 @@ class SCIP(AbstractBackend):
 
     def solve(self, program: Program, limits: Limits, start: Array | None = None) -> RawAnswer:
         """See the abstract method."""
-        model = pyscipopt.Model()
-        if not limits.verbose:
-            model.hideOutput()
-        try:
-            _options(model, program, limits)
-            columns = _build(model, program)
-            if start is not None:
-                _start(model, columns, start)
-            if limits.progress is not None:
-                model.includeEventhdlr(_Watcher(limits.progress), "progress", "reports progress")
-            began = time.perf_counter()
-            # Without the GIL: other threads go on, and SCIP's own handler catches Ctrl-C.
-            model.optimizeNogil()
-            seconds = time.perf_counter() - began
-            return _answer(model, columns, seconds)
-        except BackendError:
-            raise
-        except Exception as error:
-            if "error in LP solver" in str(error):
-                seconds = model.getSolvingTime()
-                return RawAnswer(Termination.NUMERICAL, None, -np.inf, None, 0, seconds, str(error))
-            raise BackendError(f"SCIP failed: {error}") from error
+        # A pair (lam, slack) that is only nearly complementary costs the follower lam * slack, so
+        # SCIP's default of 1e-6 would show up in the certificate. With products SCIP tightens it
+        # further, beyond what its LP solver can do; where that fails, the default is tried.
+        tight = 1e-7 if len(program.rows.products) else 1e-9
+        first = _attempt(program, limits, start, tight)
+        if first.raw_status != _LP_ERROR:
+            return first
+        if limits.time_limit is not None:
+            limits = replace(limits, time_limit=max(limits.time_limit - first.seconds, 0.1))
+        return _attempt(program, limits, start, 1e-6)
 
 
-def _options(model: Any, program: Program, limits: Limits) -> None:
+def _attempt(program: Program, limits: Limits, start: Array | None, feastol: float) -> RawAnswer:
+    model = pyscipopt.Model()
+    if not limits.verbose:
+        model.hideOutput()
+    try:
+        _options(model, program, limits, feastol)
+        columns = _build(model, program)
+        if start is not None:
+            _start(model, columns, start)
+        if limits.progress is not None:
+            model.includeEventhdlr(_Watcher(limits.progress), "progress", "reports progress")
+        began = time.perf_counter()
+        # Without the GIL: other threads go on, and SCIP's own handler catches Ctrl-C.
+        model.optimizeNogil()
+        seconds = time.perf_counter() - began
+        return _answer(model, columns, seconds)
+    except BackendError:
+        raise
+    except Exception as error:
+        if _LP_ERROR in str(error):
+            seconds = model.getSolvingTime()
+            return RawAnswer(Termination.NUMERICAL, None, -np.inf, None, 0, seconds, _LP_ERROR)
+        raise BackendError(f"SCIP failed: {error}") from error
+
+
+def _options(model: Any, program: Program, limits: Limits, feastol: float) -> None:
     if limits.time_limit is not None:
         model.setParam("limits/time", float(limits.time_limit))
     if limits.seed is not None:
         model.setParam("randomization/randomseedshift", int(limits.seed))
     model.setParam("limits/gap", limits.rtol / 10)
     model.setParam("limits/absgap", limits.atol)
-    # A pair (lam, slack) that is only nearly complementary costs the follower lam * slack, so
-    # SCIP's default of 1e-6 would show up in the certificate. With products SCIP tightens this
-    # further, beyond what its LP solver can do.
-    model.setParam("numerics/feastol", 1e-7 if len(program.rows.products) else 1e-9)
+    model.setParam("numerics/feastol", feastol)
     if program.indicators:
         # SCIP 10 cuts off optima of programs with indicators by strong dual reductions.
         model.setParam("misc/allowstrongdualreds", False)

@@ -11,10 +11,11 @@ import numpy as np
 
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.expand import Expanded, Expander
-from bilevel.problem.followers import check_curvature, follower_form, value_row
+from bilevel.problem.followers import check_curvature, own_rows, value_row
 from bilevel.problem.functions import Array, Rows
 from bilevel.problem.leaves import Leaf, label, make_leaf, parameter_value
 from bilevel.problem.level import Level, NotParametric
+from bilevel.problem.pattern import Pattern
 from bilevel.problem.rewrite import Rewriter
 from bilevel.problem.standard import (
     LEADER,
@@ -103,6 +104,7 @@ class Canonical:
         self.parameters = _parameters(self._sources)
         self._plain_parameters = {p.id: _plain_parameter(p) for p in self.parameters}
         self._compiled: _Compiled | None = None
+        self._last_pattern: Pattern | None = None
         self._last_bounds: tuple[Columns, Rows, tuple[Columns, Rows]] | None = None
         try:
             self._compiled = self._compile(self._plain_parameters)
@@ -155,20 +157,21 @@ class Canonical:
             compiled = self._compile({i: cp.Constant(value) for i, value in values.items()})
         plain = {self._plain_parameters[i].id: value for i, value in values.items()}
         expanded = [compiled.expand(k, plain) for k in range(len(compiled.levels))]
-        columns, followers, moved = compiled.columns, [], []
-        for k in range(1, len(expanded)):
-            own = np.flatnonzero(columns.owner == k - 1)
-            form, rest = follower_form(self._sources[k].who, self._names[k - 1], own, expanded[k])
-            followers.append(form)
-            moved.append(rest)
-        prices = self._find_prices(expanded, followers)
+        pattern = self._pattern(compiled.columns, expanded)
+        followers, moved = [], []
+        for k, level in enumerate(expanded[1:]):
+            own, touched = pattern.own[k], pattern.touched[k]
+            rows = level.rows.take(touched)
+            followers.append(FollowerForm(self._names[k], own, level.objective, rows))
+            moved.append(level.rows.take(~touched))
+        prices = self._find_prices(expanded, pattern)
         value_rows = [value_row(self.leaves[v.id].first, followers[k]) for v, k in self._values]
         rows = Rows.stack(expanded[0].rows, *moved, *value_rows)
-        columns, rows = self._bounds(columns, rows)
+        columns, rows = self._bounds(compiled.columns, rows)
         check_curvature(followers, columns)
         if len(expanded[0].objective.cubic):
             raise UnsupportedProblem("The leader's objective multiplies three variables.")
-        return StandardForm(
+        form = StandardForm(
             columns,
             expanded[0].objective,
             rows,
@@ -178,6 +181,23 @@ class Canonical:
             tuple((self.leaves[v.id].first, k) for v, k in self._values),
             stance,
         )
+        if not self._values:
+            # Value rows contain linear costs; without them the structure is that of the matrices.
+            pattern.share(form, columns)
+        return form
+
+    def _pattern(self, columns: Columns, expanded: Sequence[Expanded]) -> Pattern:
+        """Return what depends on the levels' matrices only, from last time if they are the same."""
+        last = self._last_pattern
+        if last is not None and last.matches(expanded):
+            return last
+        own = [np.flatnonzero(columns.owner == k) for k in range(len(expanded) - 1)]
+        touched = [
+            own_rows(source.who, part, level)
+            for source, part, level in zip(self._sources[1:], own, expanded[1:], strict=True)
+        ]
+        self._last_pattern = Pattern(tuple(expanded), own, touched)
+        return self._last_pattern
 
     def _bounds(self, columns: Columns, rows: Rows) -> tuple[Columns, Rows]:
         last = self._last_bounds
@@ -206,23 +226,19 @@ class Canonical:
                 lower[leaf.columns], upper[leaf.columns] = low, high
         return Columns(tuple(names), lower, upper, integer, owner)
 
-    def _find_prices(
-        self, expanded: Sequence[Expanded], followers: Sequence[FollowerForm]
-    ) -> tuple[Price, ...]:
+    def _find_prices(self, expanded: Sequence[Expanded], pattern: Pattern) -> tuple[Price, ...]:
         prices = []
         for source in self._prices:
             level = expanded[source.follower + 1]
-            follower = followers[source.follower]
-            own = np.zeros(level.rows.A.shape[1], bool)
-            own[follower.columns] = True
-            kept = np.flatnonzero(level.rows.touches(own))
+            kept = np.flatnonzero(pattern.touched[source.follower])
             first = self.leaves[source.variable.id].first
             where = np.flatnonzero(level.row_constraint[kept] == source.constraint)
             if len(where) != source.variable.size:
                 raise ProblemError(
                     f"The multiplier of constraint {source.constraint} of follower "
-                    f"{follower.name!r} is used by the leader, but that constraint does not "
-                    f"contain the follower's variables in every row, so it has no multiplier there."
+                    f"{self._names[source.follower]!r} is used by the leader, but that constraint "
+                    f"does not contain the follower's variables in every row, so it has no "
+                    f"multiplier there."
                 )
             entries = level.row_entry[kept][where]
             prices += [

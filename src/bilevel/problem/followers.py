@@ -13,8 +13,10 @@ from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.standard import Columns, FollowerForm, smallest_curvature
 
 
-def follower_form(who: str, name: str, own: Array, level: Expanded) -> tuple[FollowerForm, Rows]:
-    """Return a follower, and those of its rows that belong to the leader (no own column).
+def own_rows(who: str, own: Array, level: Expanded) -> Array:
+    """Return which rows contain a follower's own columns, after checking what a follower may be.
+
+    The verdict depends on matrices only, not on right-hand sides and linear costs.
 
     Raises
     ------
@@ -49,9 +51,7 @@ def follower_form(who: str, name: str, own: Array, level: Expanded) -> tuple[Fol
             f"eigenvalue of its quadratic part: {curvature:.3g}). First-order conditions would "
             f"accept points that are not its best answer."
         )
-    return FollowerForm(name, own, level.objective, level.rows.take(touched)), level.rows.take(
-        ~touched
-    )
+    return touched
 
 
 def check_curvature(followers: Sequence[FollowerForm], columns: Columns) -> None:
