@@ -35,4 +35,4 @@ def pytest_runtest_setup(item):
 @pytest.fixture(autouse=True)
 def _fixed_seeds():
     random.seed(0)
-    np.random.seed(0)  # noqa: NPY002 - for what still reads the global state
+    np.random.seed(0)

@@ -98,7 +98,7 @@ class Game:
         ]
 
     def _pattern(self, active) -> float:
-        nx, ny, m = len(self.low), len(self.c), len(self.b)
+        ny, m = len(self.c), len(self.b)
         active = np.array(active, bool)
         cost = np.concatenate([self.F, self.price])
         free = np.full(ny, np.inf)

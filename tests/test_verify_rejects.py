@@ -1,4 +1,4 @@
-"""Wrong answers built on purpose must be refused; right ones accepted, with the tolerances shown."""
+"""Wrong answers built on purpose are refused; right ones accepted, with the tolerances shown."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from scipy.optimize import linprog
+from tests.oracle import games
 
 import bilevel as bl
 from bilevel import ProblemError, Tolerances
-from tests.oracle import games
 
 
 def carrier(sense="min"):

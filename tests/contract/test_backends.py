@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from scipy.optimize import linprog
+from tests.registry import BACKENDS, rows
 
 from bilevel import backends
 from bilevel.errors import BackendError, BackendNotFound, ProblemError
 from bilevel.problem.functions import Cone, Monomials, Objective, Rows
 from bilevel.program import Feature, Indicator, Limits, Program, RawAnswer, Termination
-from tests.registry import BACKENDS, rows
 
 EVERY = pytest.mark.parametrize("row", rows(BACKENDS))
 NO_POINT = {
@@ -165,9 +165,7 @@ def test_scaled_data(row, scale):
     if not row.any_scale and raw.termination is Termination.NUMERICAL:
         return
     assert raw.termination is Termination.OPTIMAL
-    truth = linprog(
-        [1 / scale, 2], [[-scale, -1]], [-2], [[scale, -1]], [-1], bounds=(0, None)
-    ).fun
+    truth = linprog([1 / scale, 2], [[-scale, -1]], [-2], [[scale, -1]], [-1], bounds=(0, None)).fun
     assert raw.bound == pytest.approx(truth, rel=1e-5)
 
 
@@ -504,9 +502,7 @@ def test_missing_package_names_the_install_line_and_what_is_there(row, monkeypat
     registry = importlib.import_module("bilevel.backends.registry")
     package = registry._ENTRIES[row.name].package
     real = registry.find_spec
-    monkeypatch.setattr(
-        registry, "find_spec", lambda name: None if name == package else real(name)
-    )
+    monkeypatch.setattr(registry, "find_spec", lambda name: None if name == package else real(name))
     assert row.name not in backends.available()
     with pytest.raises(BackendNotFound, match=f"pip install {package}") as caught:
         backends.get(row.name)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
+from tests.oracle import Game, assert_claim_is_true, games, holds
+from tests.registry import ENCODINGS, OPTIMISTIC, SOLVERS, rows
 
 import bilevel as bl
 from bilevel import Status, UnsupportedProblem
@@ -17,8 +19,6 @@ from bilevel.errors import ProblemError
 from bilevel.problem.functions import Objective
 from bilevel.program import Feature
 from bilevel.reformulate.builder import Builder
-from tests.oracle import Game, assert_claim_is_true, games, holds
-from tests.registry import ENCODINGS, OPTIMISTIC, SOLVERS, rows
 
 COMPLETE = [row for row in SOLVERS if row.proves and row.stances >= OPTIMISTIC]
 EXACT = [row for row in SOLVERS if row.exact and row.stances >= OPTIMISTIC]

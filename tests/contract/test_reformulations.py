@@ -14,6 +14,8 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from scipy.optimize import linprog
+from tests.oracle import games, holds
+from tests.registry import OPTIMISTIC, SOLVERS, rows
 
 import bilevel as bl
 from bilevel import Stance, UnsupportedProblem, backends
@@ -21,18 +23,12 @@ from bilevel.problem.functions import Objective
 from bilevel.program import Limits
 from bilevel.solution import Tolerances
 from bilevel.verify import certify
-from tests.oracle import games, holds
-from tests.registry import OPTIMISTIC, SOLVERS, rows
 
 ROWS = [
-    row
-    for row in SOLVERS
-    if row.stances == OPTIMISTIC and isinstance(row.build(), bl.SingleLevel)
+    row for row in SOLVERS if row.stances == OPTIMISTIC and isinstance(row.build(), bl.SingleLevel)
 ]
 EVERY = pytest.mark.parametrize("row", rows(tuple(ROWS)))
-SOLVABLE = [
-    pytest.param(i, id=i.name) for i in bl.instances.all_instances() if i.solvable
-]
+SOLVABLE = [pytest.param(i, id=i.name) for i in bl.instances.all_instances() if i.solvable]
 
 
 def reformed(row, form):
@@ -114,7 +110,7 @@ def test_answers_found_by_scipy_are_feasible(row, game):
     # A row without follower variables became the leader's and has no multiplier.
     kept = (game.A != 0).any(axis=1)
     index = {n: i for i, n in enumerate(form.followers[0].rows.names)}
-    order = [index[f"c{i}[0]"] if f"c{i}[0]" in index else -1 for i in range(len(game.b))]
+    order = [index.get(f"c{i}[0]", -1) for i in range(len(game.b))]
     equality = game.equality
     for x in list(game.decisions())[:6]:
         found = linprog(

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from tests.registry import SOLVERS, rows
 
 import bilevel as bl
 from bilevel import Stance, Status, UnsupportedProblem
-from tests.registry import SOLVERS, rows
 
 KNOWN = [
     pytest.param(instance, stance, id=f"{instance.name}-{stance.value}")

@@ -3,10 +3,10 @@
 import cvxpy as cp
 import numpy as np
 import pytest
+from tests.registry import OPTIMISTIC, SOLVERS, rows
 
 import bilevel as bl
 from bilevel import Status, UnsupportedProblem
-from tests.registry import OPTIMISTIC, SOLVERS, rows
 
 EXACT = tuple(row for row in SOLVERS if row.exact and row.stances >= OPTIMISTIC)
 
@@ -58,7 +58,7 @@ def test_sign_of_the_multiplier_is_that_of_cvxpy(maximize, flip):
     keep = [x == 1.5, price == follower.dual(balance)]
     solution = bl.solve(bl.Problem(cp.Minimize(0), keep, followers=[follower]))
     alone = cp.Variable()
-    sense, row = level(np.array(1.5), alone)
+    sense, row = level(cp.Constant(1.5), alone)
     cp.Problem(sense, [row]).solve(solver="CLARABEL")
     assert abs(float(row.dual_value)) == pytest.approx(11, abs=1e-5)
     assert float(solution[price]) == pytest.approx(float(row.dual_value), abs=1e-5)

@@ -3,10 +3,10 @@
 import cvxpy as cp
 import numpy as np
 import pytest
+from tests.registry import OPTIMISTIC, SOLVERS, rows
 
 import bilevel as bl
 from bilevel import Status, UnsupportedProblem
-from tests.registry import OPTIMISTIC, SOLVERS, rows
 
 EXACT = tuple(row for row in SOLVERS if row.exact and row.stances >= OPTIMISTIC)
 

@@ -1,8 +1,8 @@
 """A too small M gives a follower-optimal point that is not the leader's best.
 
 After Pineda and Morales (2019), *IEEE Transactions on Power Systems* 34, arXiv:1809.10448: the
-leader maximizes ``x + y``, the follower answers ``y = max(0, 100 (x - 1))``. The optimum is (2, 100)
-with a multiplier of 100; with M = 50 all that is left is (1, 0), whose certificate is faultless.
+leader maximizes ``x + y``, the follower answers ``y = max(0, 100 (x - 1))``. The optimum is
+(2, 100) with a multiplier of 100; with M = 50 all that is left is (1, 0), whose certificate is faultless.
 """
 
 import cvxpy as cp
@@ -28,9 +28,7 @@ def test_the_optimum_is_found_without_an_m():
 @pytest.mark.parametrize("backend", ["highs", "scip"])
 @pytest.mark.parametrize("multiplier", [0.5, 50.0, 99.0])
 def test_a_small_m_is_never_proved(backend, multiplier):
-    solver = bl.SingleLevel(
-        bl.KKT(bl.BigM(multiplier=multiplier, slack=1000.0)), backend=backend
-    )
+    solver = bl.SingleLevel(bl.KKT(bl.BigM(multiplier=multiplier, slack=1000.0)), backend=backend)
     solution = bl.solve(problem(), solver, throw=False)
     assert solution.status in (Status.FEASIBLE, Status.NOT_FOUND)
     assert solution.bound is None

@@ -1,7 +1,7 @@
 """The compiled form of a level against CVXPY itself.
 
 ``MODELS`` are followers as functions of the leader's decision and of parameters. Called with CVXPY
-variables they are compiled by the library; called with constants they are an ordinary CVXPY problem.
+variables they are compiled by the library; called with constants they are ordinary CVXPY problems.
 Both must have the same objective and constraint values at random points, the same optimal value and
 the same multipliers, under minimization and maximization.
 """
@@ -806,7 +806,7 @@ def test_leader_rows_and_bounds():
 
 def test_columns_have_readable_names():
     x, Y = cp.Variable(2, name="x"), cp.Variable((2, 2), name="Y")
-    follower = bl.Follower(cp.Minimize(cp.sum(Y)), [Y >= x[0], cp.sum(Y) >= x[1]], variables=[Y])
+    follower = bl.Follower(cp.Minimize(cp.sum(Y)), [x[0] <= Y, cp.sum(Y) >= x[1]], variables=[Y])
     names = bl.Problem(cp.Minimize(cp.sum(x)), [x >= 0], followers=[follower]).compile().columns
     assert names.names == ("x[0]", "x[1]", "Y[0,0]", "Y[1,0]", "Y[0,1]", "Y[1,1]")
 
