@@ -2,7 +2,8 @@
 
 After Pineda and Morales (2019), *IEEE Transactions on Power Systems* 34, arXiv:1809.10448: the
 leader maximizes ``x + y``, the follower answers ``y = max(0, 100 (x - 1))``. The optimum is
-(2, 100) with a multiplier of 100; with M = 50 all that is left is (1, 0), whose certificate is faultless.
+(2, 100) with a multiplier of 100; with M = 50 all that is left is (1, 0), whose certificate is
+faultless.
 """
 
 import cvxpy as cp
