@@ -71,7 +71,7 @@ class Follower:
                     f"neither in its objective nor in its constraints, so any value is an answer. "
                     f"Remove it from variables, or add the constraint that determines it."
                 )
-        self._duals: dict[int, cp.Variable] = {}
+        self.duals: dict[int, cp.Variable] = {}
         self._value = cp.Variable(name=f"value[{self.name}]")
         self._lock = threading.Lock()
 
@@ -80,7 +80,7 @@ class Follower:
         return f"Follower({self.name!r}, variables=[{listed}])"
 
     def dual(self, constraint: Any) -> cp.Variable:
-        """Return the multiplier of one of this follower's constraints, for use by the leader.
+        """Return the multiplier of one of this follower's constraints.
 
         Parameters
         ----------
@@ -91,7 +91,7 @@ class Follower:
         -------
         cvxpy.Variable
             Of the constraint's shape; its sign is that of CVXPY's ``dual_value`` when the follower
-            is solved alone. ``bl.solve`` stores its value where the leader uses it.
+            is solved alone. ``bl.solve`` stores its value, also where the leader does not use it.
 
         Raises
         ------
@@ -120,12 +120,12 @@ class Follower:
                 f"that stands in its list (keep it in a name: capacity = x + y <= 8)."
             )
         with self._lock:
-            if constraint.id not in self._duals:
+            if constraint.id not in self.duals:
                 number = next(i for i, own in enumerate(self.constraints) if own is constraint)
-                self._duals[constraint.id] = cp.Variable(
+                self.duals[constraint.id] = cp.Variable(
                     constraint.shape, name=f"dual[{self.name}.c{number}]"
                 )
-            return self._duals[constraint.id]
+            return self.duals[constraint.id]
 
     @property
     def value(self) -> cp.Variable:

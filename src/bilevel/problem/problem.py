@@ -192,7 +192,7 @@ def _own(problem: Problem) -> tuple[cp.Variable, ...]:
                     f"{follower.name!r}; exactly one must decide it."
                 )
             owner[variable.id] = follower.name
-    derived = {v.id for f in problem.followers for v in (*f._duals.values(), f._value)}
+    derived = {v.id for f in problem.followers for v in (*f.duals.values(), f._value)}
     parts = (problem.objective, *problem.constraints)
     leader = {
         v.id: v
@@ -233,7 +233,7 @@ def _canonical(problem: Problem) -> Canonical:
             LevelSource(who, follower.objective, follower.constraints, follower.variables)
         )
         for number, constraint in enumerate(follower.constraints):
-            dual = follower._duals.get(constraint.id)
+            dual = follower.duals.get(constraint.id)
             if dual is not None and dual.id in used:
                 prices.append(PriceSource(dual, k, number))
         if follower._value.id in used:

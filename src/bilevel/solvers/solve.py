@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from bilevel.errors import ProblemError, SolveFailed, UnsupportedProblem
-from bilevel.problem.functions import Array
 from bilevel.problem.problem import Problem
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Progress
@@ -18,6 +17,7 @@ from bilevel.response.point import complete_point, values_of
 from bilevel.solution import Solution, Stats, Tolerances
 from bilevel.solvers.auto import Auto
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
+from bilevel.solvers.values import names_of, read, store
 from bilevel.status import Status
 from bilevel.verify import certify
 
@@ -122,7 +122,7 @@ def solve(
     elapsed = time.perf_counter() - began - built
     solution = _solution(problem, form, outcome, repr(chosen), reason, (built, elapsed))
     if solution.status.has_point:
-        _store(problem, solution)
+        store(problem, solution)
     elif throw:
         raise SolveFailed(solution)
     return solution
@@ -161,7 +161,7 @@ def _solution(
         certificate = certify(form, outcome.w, Tolerances())
         if not certificate.accepted:
             status, note = Status.FAILED, f"{note} The point did not pass verification.".strip()
-        values = _read(problem, form, outcome)
+        values = read(problem, form, outcome)
     stats = Stats(
         method=method,
         reason=reason,
@@ -182,34 +182,5 @@ def _solution(
         certificate=certificate,
         stats=stats,
         values=values,
-        names=_names(problem, values),
+        names=names_of(problem, values),
     )
-
-
-def _read(problem: Problem, form: StandardForm, outcome: Outcome) -> dict[int, Any]:
-    w: Array = outcome.w if outcome.w is not None else np.zeros(form.n)
-    values = {i: leaf.read(w) for i, leaf in problem.leaves.items()}
-    for follower, source in zip(form.followers, problem.followers, strict=True):
-        value = follower.objective.sign * follower.objective.evaluate(w)
-        values.setdefault(source.value.id, np.asarray(value))
-    return values
-
-
-def _names(problem: Problem, values: Mapping[int, Any]) -> dict[str, int]:
-    """Return a name per variable; of two with one name, a follower's is prefixed by its owner."""
-    owner = {v.id: f.name for f in problem.followers for v in f.variables}
-    names: dict[str, int] = {}
-    for i, leaf in problem.leaves.items():
-        name = leaf.variable.name()
-        if name in names:
-            name = f"{owner.get(i, 'leader')}.{name}"
-        if i in values:
-            names[name if name not in names else f"{name} ({i})"] = i
-    return names
-
-
-def _store(problem: Problem, solution: Solution) -> None:
-    for i, leaf in problem.leaves.items():
-        leaf.variable.save_value(solution.values[i])
-    for follower in problem.followers:
-        follower.value.save_value(solution.values[follower.value.id])
