@@ -12,7 +12,16 @@ from bilevel.errors import (
 )
 from bilevel.problem.problem import Follower, Problem
 from bilevel.program import Progress
-from bilevel.reformulate import KKT, SOS1, BigM, Indicator, InnerDual, Product, StrongDuality
+from bilevel.reformulate import (
+    KKT,
+    SOS1,
+    BigM,
+    Indicator,
+    InnerDual,
+    Product,
+    StrongDuality,
+    WorstAnswer,
+)
 from bilevel.solution import Certificate, Solution, Stats, Tolerances
 from bilevel.solvers import Auto, Choice, SingleLevel, WorstCase, solve
 from bilevel.status import Status
@@ -49,6 +58,7 @@ __all__ = [
     "Structure",
     "Tolerances",
     "UnsupportedProblem",
+    "WorstAnswer",
     "WorstCase",
     "instances",
     "solve",

@@ -179,7 +179,7 @@ def _pessimistic_verdict(
     form: StandardForm, leader_value: float, ends: Extremes, tolerances: Tolerances
 ) -> tuple[bool, list[str]]:
     if ends.pessimistic is None:
-        return True, ["The worst value at this decision is unknown, so it was not compared."]
+        return False, ["The worst value at this decision is unknown, so nothing is certified."]
     better = (leader_value - ends.pessimistic) * form.objective.sign
     notes, accepted = [], True
     if better < -tolerances.gap * max(1.0, abs(ends.pessimistic)) * 10:

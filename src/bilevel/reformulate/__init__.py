@@ -5,6 +5,7 @@ from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.pessimistic import InnerDual
 from bilevel.reformulate.reformulation import AbstractReformulation, Reformulated
 from bilevel.reformulate.strong_duality import StrongDuality
+from bilevel.reformulate.worst_answer import WorstAnswer
 
 __all__ = [
     "KKT",
@@ -17,4 +18,5 @@ __all__ = [
     "Product",
     "Reformulated",
     "StrongDuality",
+    "WorstAnswer",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bilevel.problem.functions import Rows
+from bilevel.problem.functions import Array, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.reformulate.builder import Builder
 from bilevel.reformulate.encodings import SOS1, AbstractEncoding
@@ -68,7 +68,7 @@ class KKT(AbstractReformulation):
         linearizer = Linearizer(builder, self.encoding)
         multipliers, origins = [], []
         for k in range(len(form.followers)):
-            columns, rows, origin = self._follower(form, k, builder)
+            columns, _, rows, origin = optimality(form, k, builder, self.encoding)
             multipliers.append(columns)
             origins.append(origin)
             for part in rows:
@@ -80,29 +80,38 @@ class KKT(AbstractReformulation):
         proved = self.encoding.proved
         return Reformulated(builder.build(objective), form.n, tuple(multipliers), proved, note)
 
-    def _follower(
-        self, form: StandardForm, k: int, builder: Builder
-    ) -> tuple[np.ndarray, tuple[Rows, Rows], str]:
-        follower, bounds = form.followers[k], self.encoding.bounds(form, k)
-        rows = follower.rows
-        upper = None if bounds is None else bounds.multiplier
-        columns = add_multipliers(builder, follower, upper)
-        inequality = np.flatnonzero(~rows.equality)
-        slacks = builder.columns(
-            [f"slack[{follower.name}.{rows.names[r]}]" for r in inequality],
-            0.0,
-            np.inf if bounds is None else bounds.slack[inequality],
-            recipe=lambda v: np.maximum(-rows.evaluate(v[: form.n])[inequality], 0.0),
-        )
-        for r, slack in zip(inequality, slacks, strict=True):
-            limits = (np.inf, np.inf)
-            if bounds is not None:
-                limits = (float(bounds.multiplier[r]), float(bounds.slack[r]))
-            name = f"{follower.name}.{rows.names[r]}"
-            self.encoding.pair(builder, int(columns[r]), int(slack), name, limits)
-        n = len(builder)
-        parts = (with_slacks(rows, slacks, n), stationarity(follower, columns, n))
-        return columns, parts, "" if bounds is None else bounds.origin
+
+def optimality(
+    form: StandardForm, k: int, builder: Builder, encoding: AbstractEncoding
+) -> tuple[Array, Array, tuple[Rows, Rows], str]:
+    """Add follower ``k``'s multipliers, slacks and complementarity.
+
+    Returns
+    -------
+    tuple
+        Multiplier columns, slack columns (of the inequalities), the rows that remain to be
+        added (feasibility and stationarity), and the origin of bounds.
+    """
+    follower, bounds = form.followers[k], encoding.bounds(form, k)
+    rows = follower.rows
+    upper = None if bounds is None else bounds.multiplier
+    columns = add_multipliers(builder, follower, upper)
+    inequality = np.flatnonzero(~rows.equality)
+    slacks = builder.columns(
+        [f"slack[{follower.name}.{rows.names[r]}]" for r in inequality],
+        0.0,
+        np.inf if bounds is None else bounds.slack[inequality],
+        recipe=lambda v: np.maximum(-rows.evaluate(v[: form.n])[inequality], 0.0),
+    )
+    for r, slack in zip(inequality, slacks, strict=True):
+        limits = (np.inf, np.inf)
+        if bounds is not None:
+            limits = (float(bounds.multiplier[r]), float(bounds.slack[r]))
+        name = f"{follower.name}.{rows.names[r]}"
+        encoding.pair(builder, int(columns[r]), int(slack), name, limits)
+    n = len(builder)
+    parts = (with_slacks(rows, slacks, n), stationarity(follower, columns, n))
+    return columns, slacks, parts, "" if bounds is None else bounds.origin
 
 
 def add_prices(builder: Builder, form: StandardForm, multipliers: list[np.ndarray]) -> None:

@@ -20,9 +20,16 @@ from bilevel.reformulate.reformulation import (
     stationarity,
 )
 from bilevel.reformulate.strong_duality import gap_row
-from bilevel.reformulate.worst_case import dual_rows, dual_value, homogenised, split
-from bilevel.response.response import is_nash
-from bilevel.structure import Stance
+from bilevel.reformulate.worst_case import (
+    as_inequalities,
+    dual_rows,
+    dual_value,
+    follows_from_optimality,
+    homogenised,
+    objective_row,
+    reasons_against,
+    split,
+)
 
 
 @dataclass(frozen=True)
@@ -68,32 +75,7 @@ class InnerDual(AbstractReformulation):
 
     def accepts(self, form: StandardForm) -> tuple[str, ...]:
         """See the abstract method."""
-        reasons = []
-        if form.stance is not Stance.PESSIMISTIC:
-            reasons.append("The worst case is dualized for the pessimistic stance only.")
-        if is_nash(form):
-            reasons.append("The pessimistic problem is not defined for followers in equilibrium.")
-        if form.prices or form.values:
-            reasons.append("Prices and follower values are not supported in pessimistic problems.")
-        if not all(f.is_linear for f in form.followers):
-            reasons.append("The worst case is dualized for LP followers only.")
-        mask = form.follower_mask
-        if form.objective.P[mask][:, mask].nnz or any(c.A[:, mask].nnz for c in form.cones):
-            reasons.append("The leader's objective must be linear in the followers' variables.")
-        factors = form.rows.products.factors
-        if mask[factors].all(axis=1).any():
-            reasons.append("The leader's constraints must be linear in the followers' variables.")
-        # An epigraph that the leader minimises over answers follower by follower: the worst answer
-        # must be taken before that minimum, which this form does not do.
-        if _epigraph_of_answers(form):
-            reasons.append(
-                "The leader's problem must be linear in the followers' variables (no absolute "
-                "values or maxima of them)."
-            )
-        own_products = [_has_pure_products(form, k) for k in range(len(form.followers))]
-        if any(own_products):
-            reasons.append("A product of two leader variables stands in a follower's constraint.")
-        return tuple(reasons)
+        return tuple(reasons_against(form))
 
     def apply(self, form: StandardForm) -> Reformulated:
         """See the abstract method."""
@@ -112,13 +94,13 @@ class InnerDual(AbstractReformulation):
         touched = form.rows.touches(mask)
         builder.rows(linearizer.rows(form.rows))
         worst = builder.column("worst", -np.inf, np.inf)
-        target = _objective_row(form, mask, worst, len(builder))
+        target = objective_row(form, mask, len(builder), worst)
         # worst >= c'y for the optimistic y, and worst >= the dual value of the worst case.
         builder.rows(linearizer.rows(target))
         self._block(builder, linearizer, form, target, 0, "worst")
         for r in np.flatnonzero(touched):
-            for row in _as_inequalities(form.rows, int(r)):
-                if not _follows_from_optimality(form, row):
+            for row in as_inequalities(form.rows, int(r)):
+                if not follows_from_optimality(form, row):
                     self._block(builder, linearizer, form, row, 0, f"worst {form.rows.names[r]}")
         rest = _leader_part(form, mask)
         n = len(builder)
@@ -173,74 +155,8 @@ class InnerDual(AbstractReformulation):
         builder.rows(linearizer.rows(total))
 
 
-def _epigraph_of_answers(form: StandardForm) -> bool:
-    """Return whether auxiliary leader columns are tied to follower columns by leader rows."""
-    auxiliary = np.array([name.startswith("epigraph[") for name in form.columns.names])
-    auxiliary &= ~form.follower_mask
-    if not auxiliary.any():
-        return False
-    both = form.rows.touches(auxiliary) & form.rows.touches(form.follower_mask)
-    return bool(both.any())
-
-
-def _has_pure_products(form: StandardForm, k: int) -> bool:
-    mask = np.zeros(form.n, bool)
-    mask[form.followers[k].columns] = True
-    factors = form.followers[k].rows.products.factors
-    return bool((~mask[factors].any(axis=1)).any()) if len(factors) else False
-
-
-def _objective_row(form: StandardForm, mask: Array, worst: int, n: int) -> Rows:
-    """Return ``F's terms with follower columns - worst <= 0``."""
-    linear = np.zeros(n)
-    linear[: form.n] = np.where(mask, form.objective.c, 0.0)
-    linear[worst] = -1.0
-    cross = form.objective.P[np.flatnonzero(mask)].tocoo()
-    factors = np.column_stack([np.flatnonzero(mask)[cross.row], cross.col])
-    products = Monomials.collect(np.zeros(cross.nnz, int), factors, cross.data)
-    return Rows(sp.csr_array(linear[None, :]), np.zeros(1), np.zeros(1, bool), products, ("worst",))
-
-
 def _leader_part(form: StandardForm, mask: Array) -> Objective:
     keep = sp.diags_array((~mask).astype(float))
     P = sp.csr_array(keep @ form.objective.P @ keep)
     P.eliminate_zeros()
     return replace(form.objective, P=P, c=np.where(mask, 0.0, form.objective.c))
-
-
-def _as_inequalities(rows: Rows, r: int) -> list[Rows]:
-    single = np.zeros(len(rows), bool)
-    single[r] = True
-    row = rows.take(single)
-    if not row.equality[0]:
-        return [row]
-    flipped = Rows(
-        -row.A,
-        -row.b,
-        np.zeros(1, bool),
-        replace(row.products, value=-row.products.value),
-        row.names,
-    )
-    return [replace(row, equality=np.zeros(1, bool)), flipped]
-
-
-def _follows_from_optimality(form: StandardForm, row: Rows) -> bool:
-    """Return whether a row asks for no more of a follower than a small objective value.
-
-    A row ``a f(y) + ... <= b`` with ``a >= 0`` that holds for one best answer holds for all.
-    """
-    if len(row.products):
-        return False
-    line = row.A.toarray().ravel()
-    for follower in form.followers:
-        cost, part = follower.objective.c[follower.columns], line[follower.columns]
-        if not part.any():
-            continue
-        others = np.ones(form.n, bool)
-        others[follower.columns] = False
-        if follower.objective.P[follower.columns][:, others].nnz:
-            return False
-        scale = (part @ cost) / max(float(cost @ cost), 1e-300)
-        if scale < 0 or not np.allclose(part, scale * cost, rtol=1e-12, atol=1e-12):
-            return False
-    return True

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import scipy.sparse as sp
 
 from bilevel.problem.functions import Array, Monomials, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.reformulate.reformulation import stationarity
+from bilevel.response.response import is_nash
+from bilevel.structure import Stance
 
 
 def split(
@@ -129,3 +133,101 @@ def dual_value(
         ]
     )
     return linear, (factors, np.concatenate([-1.0 * entries.data[outside], cross.data]))
+
+
+def objective_row(form: StandardForm, mask: Array, n: int, worst: int | None = None) -> Rows:
+    """Return the row ``F's terms with follower columns - worst <= 0`` over ``n`` columns."""
+    linear = np.zeros(n)
+    linear[: form.n] = np.where(mask, form.objective.c, 0.0)
+    if worst is not None:
+        linear[worst] = -1.0
+    cross = form.objective.P[np.flatnonzero(mask)].tocoo()
+    factors = np.column_stack([np.flatnonzero(mask)[cross.row], cross.col])
+    products = Monomials.collect(np.zeros(cross.nnz, int), factors, cross.data)
+    return Rows(sp.csr_array(linear[None, :]), np.zeros(1), np.zeros(1, bool), products, ("worst",))
+
+
+def reasons_against(form: StandardForm) -> list[str]:
+    """Return why the worst answer of a problem cannot be written exactly."""
+    reasons = []
+    if form.stance is not Stance.PESSIMISTIC:
+        reasons.append("The worst case is dualized for the pessimistic stance only.")
+    if is_nash(form):
+        reasons.append("The pessimistic problem is not defined for followers in equilibrium.")
+    if form.prices or form.values:
+        reasons.append("Prices and follower values are not supported in pessimistic problems.")
+    if not all(f.is_linear for f in form.followers):
+        reasons.append("The worst case is dualized for LP followers only.")
+    mask = form.follower_mask
+    if form.objective.P[mask][:, mask].nnz or any(c.A[:, mask].nnz for c in form.cones):
+        reasons.append("The leader's objective must be linear in the followers' variables.")
+    factors = form.rows.products.factors
+    if mask[factors].all(axis=1).any():
+        reasons.append("The leader's constraints must be linear in the followers' variables.")
+    # An epigraph that the leader minimises over answers follower by follower: the worst answer
+    # must be taken before that minimum, which this form does not do.
+    if _epigraph_of_answers(form):
+        reasons.append(
+            "The leader's problem must be linear in the followers' variables (no absolute "
+            "values or maxima of them)."
+        )
+    own_products = [_has_pure_products(form, k) for k in range(len(form.followers))]
+    if any(own_products):
+        reasons.append("A product of two leader variables stands in a follower's constraint.")
+    return reasons
+
+
+def _epigraph_of_answers(form: StandardForm) -> bool:
+    """Return whether auxiliary leader columns are tied to follower columns by leader rows."""
+    auxiliary = np.array([name.startswith("epigraph[") for name in form.columns.names])
+    auxiliary &= ~form.follower_mask
+    if not auxiliary.any():
+        return False
+    both = form.rows.touches(auxiliary) & form.rows.touches(form.follower_mask)
+    return bool(both.any())
+
+
+def _has_pure_products(form: StandardForm, k: int) -> bool:
+    mask = np.zeros(form.n, bool)
+    mask[form.followers[k].columns] = True
+    factors = form.followers[k].rows.products.factors
+    return bool((~mask[factors].any(axis=1)).any()) if len(factors) else False
+
+
+def as_inequalities(rows: Rows, r: int) -> list[Rows]:
+    """Return row ``r`` as one inequality, or an equation as two."""
+    single = np.zeros(len(rows), bool)
+    single[r] = True
+    row = rows.take(single)
+    if not row.equality[0]:
+        return [row]
+    flipped = Rows(
+        -row.A,
+        -row.b,
+        np.zeros(1, bool),
+        replace(row.products, value=-row.products.value),
+        row.names,
+    )
+    return [replace(row, equality=np.zeros(1, bool)), flipped]
+
+
+def follows_from_optimality(form: StandardForm, row: Rows) -> bool:
+    """Return whether a row asks for no more of a follower than a small objective value.
+
+    A row ``a f(y) + ... <= b`` with ``a >= 0`` that holds for one best answer holds for all.
+    """
+    if len(row.products):
+        return False
+    line = row.A.toarray().ravel()
+    for follower in form.followers:
+        cost, part = follower.objective.c[follower.columns], line[follower.columns]
+        if not part.any():
+            continue
+        others = np.ones(form.n, bool)
+        others[follower.columns] = False
+        if follower.objective.P[follower.columns][:, others].nnz:
+            return False
+        scale = (part @ cost) / max(float(cost @ cost), 1e-300)
+        if scale < 0 or not np.allclose(part, scale * cost, rtol=1e-12, atol=1e-12):
+            return False
+    return True

@@ -56,9 +56,10 @@ def extremes(form: StandardForm, w: Array) -> Extremes:
         notes.append("The worst value is not computed: the objective is not linear in the answers.")
     else:
         pessimistic = _extreme_value(response, form.objective, -1.0, np.empty(0, int), False)
-    return Extremes(
-        optimistic, pessimistic, _is_unique(response), _worst_coupling(response), tuple(notes)
-    )
+    unique = _is_unique(response)
+    if unique and pessimistic is None:
+        pessimistic, notes = optimistic, []
+    return Extremes(optimistic, pessimistic, unique, _worst_coupling(response), tuple(notes))
 
 
 def _auxiliary(form: StandardForm) -> Array:

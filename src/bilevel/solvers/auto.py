@@ -12,6 +12,7 @@ from bilevel.reformulate.encodings import BigM
 from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.pessimistic import InnerDual
 from bilevel.reformulate.strong_duality import StrongDuality
+from bilevel.reformulate.worst_answer import WorstAnswer
 from bilevel.solvers.single_level import SingleLevel
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
 from bilevel.solvers.worst_case import WorstCase
@@ -79,13 +80,16 @@ class Auto(AbstractSolver):
         inner = self._optimistic(replace(form, stance=Stance.OPTIMISTIC))
         if not isinstance(inner.solver, SingleLevel):
             raise UnsupportedProblem("The pessimistic problem needs a single-level method.")
-        solver = WorstCase(inner.solver, SingleLevel(InnerDual()))
+        answer = WorstAnswer()
+        continuous = Structure.LINKING_CONTINUOUS in form.structure
+        exact = answer if continuous and not answer.accepts(form) else InnerDual()
+        solver = WorstCase(inner.solver, SingleLevel(exact))
         if reasons := solver.accepts(form):
             raise UnsupportedProblem(reasons)
         return Choice(
             solver,
             f"pessimistic problem: the optimistic value bounds it ({inner.reason}), then the "
-            f"worst case is dualized",
+            f"worst answer is written exactly",
         )
 
     def accepts(self, form: StandardForm) -> tuple[str, ...]:
