@@ -16,7 +16,9 @@ from bilevel.response.answer import solve_continuous
 from bilevel.status import Status
 
 
-def diagnose(form: StandardForm, has_answer: Callable[[StandardForm], bool]) -> tuple[Status, str]:
+def diagnose(
+    form: StandardForm, has_answer: Callable[[StandardForm], bool | None]
+) -> tuple[Status, str]:
     """Return the status of a problem whose reformulation is infeasible, and a sentence.
 
     Parameters
@@ -24,7 +26,8 @@ def diagnose(form: StandardForm, has_answer: Callable[[StandardForm], bool]) -> 
     form
         The problem.
     has_answer
-        Tells whether the followers have a best answer to some decision, given a problem.
+        Tells whether the followers have a best answer to some decision, given a problem; ``None``
+        if that is not known.
     """
     alone = _without_coupling(form)
     leader_only = replace(alone, followers=(), prices=(), values=())
@@ -38,19 +41,23 @@ def diagnose(form: StandardForm, has_answer: Callable[[StandardForm], bool]) -> 
                 f"No leader decision lets follower {follower.name!r} meet its constraints.",
             )
     try:
-        if not has_answer(alone):
-            if _is_infeasible(high_point(replace(alone, prices=(), values=()))):
-                return (
-                    Status.FOLLOWER_INFEASIBLE,
-                    "The followers' constraints cannot be met together for any leader decision.",
-                )
-            return (
-                Status.FOLLOWER_UNBOUNDED,
-                "Wherever the followers have feasible answers, one of them has no best one.",
-            )
+        answered = has_answer(alone)
     except (UnsupportedProblem, BackendError, BackendNotFound):
-        pass
-    return Status.INFEASIBLE, "The followers' best answers never satisfy the coupling constraints."
+        answered = None
+    if answered is None:
+        return Status.INFEASIBLE, "Whether the followers ever have a best answer is not known."
+    if answered:
+        sentence = "The followers' best answers never satisfy the coupling constraints."
+        return Status.INFEASIBLE, sentence
+    if _is_infeasible(high_point(replace(alone, prices=(), values=()))):
+        return (
+            Status.FOLLOWER_INFEASIBLE,
+            "The followers' constraints cannot be met together for any leader decision.",
+        )
+    return (
+        Status.FOLLOWER_UNBOUNDED,
+        "Wherever the followers have feasible answers, one of them has no best one.",
+    )
 
 
 def _without_coupling(form: StandardForm) -> StandardForm:

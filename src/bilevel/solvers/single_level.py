@@ -9,7 +9,7 @@ import numpy as np
 
 from bilevel import backends
 from bilevel.errors import UnsupportedProblem
-from bilevel.problem.functions import Array
+from bilevel.problem.functions import Array, Objective
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Program, RawAnswer, Termination
 from bilevel.reformulate.kkt import KKT
@@ -179,27 +179,28 @@ class SingleLevel(AbstractSolver):
             return Outcome(Status.NOT_FOUND, bound=bound, note=note)
         if raw.termination is Termination.NUMERICAL:
             return Outcome(Status.FAILED, note=note)
-        if raw.termination is Termination.INFEASIBLE_OR_UNBOUNDED and self._is_feasible(
-            reformed, request
-        ):
-            return Outcome(Status.UNBOUNDED, note=note)
+        if raw.termination is Termination.INFEASIBLE_OR_UNBOUNDED:
+            feasible = self._is_feasible(reformed, request)
+            if feasible is not False:
+                known = Status.UNBOUNDED if feasible else Status.NOT_FOUND
+                return Outcome(known, note=note)
         if not reformed.proved:
             note = f"{note} No point satisfies the bounds given; they may be too small.".strip()
             return Outcome(Status.NOT_FOUND, note=note)
         status, why = diagnose(form, lambda twin: self._has_answer(twin, request))
         return Outcome(status, note=f"{note} {why}".strip())
 
-    def _is_feasible(self, reformed: Reformulated, request: Request) -> bool:
-        objective = replace(
-            reformed.program.objective,
-            P=reformed.program.objective.P * 0.0,
-            c=reformed.program.objective.c * 0.0,
-        )
-        objective.P.eliminate_zeros()
-        twin = replace(reformed, program=replace(reformed.program, objective=objective))
-        return self.answer(twin, request).v is not None
+    def _is_feasible(self, reformed: Reformulated, request: Request) -> bool | None:
+        """Return whether a program has a point; ``None`` if a limit was met before."""
+        nothing = Objective(reformed.program.objective.P * 0.0, np.zeros(reformed.program.n))
+        nothing.P.eliminate_zeros()
+        twin = replace(reformed, program=replace(reformed.program, objective=nothing))
+        raw = self.answer(twin, replace(request, callback=None))
+        if raw.v is not None:
+            return True
+        return False if raw.termination is Termination.INFEASIBLE else None
 
-    def _has_answer(self, form: StandardForm, request: Request) -> bool:
+    def _has_answer(self, form: StandardForm, request: Request) -> bool | None:
         return self._is_feasible(self.reformulation.apply(form), request)
 
 
