@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bilevel.errors import ProblemError
 from bilevel.problem.functions import Array
 from bilevel.problem.problem import Problem
 from bilevel.problem.standard import StandardForm
@@ -76,6 +77,8 @@ def verify(
     >>> print(wrong.accepted, round(wrong.follower_gap, 4))
     False 0.25
     """
+    if not isinstance(problem, Problem):
+        raise ProblemError(f"problem must be a bilevel.Problem, not {type(problem).__name__}.")
     form = problem.compile(parameters)
     values = point.values if isinstance(point, Solution) else values_of(point, problem.leaves)
     w = complete_point(form, problem.leaves, values)

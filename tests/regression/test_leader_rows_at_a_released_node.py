@@ -42,7 +42,8 @@ def test_the_floor_is_respected(row):
         assert solution.leader_value == pytest.approx(2, abs=1e-5)
         assert solution.certificate.accepted
         assert solution.certificate.coupling_violation <= 1e-6
-        np.testing.assert_allclose(solution["k"], [1, 0, 0], atol=1e-6)
+        # Whether the third route is removed too makes no difference to the cell.
+        np.testing.assert_allclose(solution["k"][:2], [1, 0], atol=1e-6)
         if row.proves:
             assert solution.status is Status.OPTIMAL
 

@@ -161,6 +161,8 @@ def as_objective(objective: Any, who: str) -> Any:
 def as_constraints(constraints: Iterable[Any], who: str) -> tuple[Any, ...]:
     """Return a level's constraints as a tuple, checked."""
     listed = []
+    if not isinstance(constraints, Iterable):
+        raise ProblemError(f"The constraints of {who} must be a list, not {constraints!r}.")
     for constraint in constraints:
         if isinstance(constraint, (bool,)) or not hasattr(constraint, "is_dcp"):
             raise ProblemError(

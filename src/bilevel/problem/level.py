@@ -177,6 +177,11 @@ def _compile(who: str, problem: cp.Problem) -> Any:
     ``get_problem_data`` runs the same ones, but spends twice as long again on choosing a solver
     and rearranging rows for it (8.4 against 2.4 ms for 50 variables and rows).
     """
+    if not problem.is_dcp():
+        raise UnsupportedProblem(
+            f"The problem of {who} is not convex by CVXPY's rules (products of affine terms and "
+            f"their squares apart). Only linear and convex quadratic problems are supported."
+        )
     if not problem.is_dpp():
         raise NotParametric
     quadratic = problem.objective.expr.has_quadratic_term()

@@ -158,6 +158,8 @@ class Problem:
 
 
 def _followers(followers: Iterable[Follower]) -> tuple[Follower, ...]:
+    if followers is None:
+        raise ProblemError("A bilevel problem needs at least one follower.")
     listed = (followers,) if isinstance(followers, Follower) else tuple(followers)
     if not listed:
         raise ProblemError("A bilevel problem needs at least one follower.")

@@ -70,11 +70,12 @@ class Rewriter:
         if not node.args:
             return node
         arguments = [self.expression(argument) for argument in node.args]
-        if isinstance(node, (multiply, MulExpression)) and not any(
-            argument.is_constant() for argument in arguments
-        ):
+        # A product with a nonlinear factor stays CVXPY's: its rules know squares of convex terms.
+        affine = all(argument.is_affine() for argument in arguments)
+        constant = any(argument.is_constant() for argument in arguments)
+        if affine and not constant and isinstance(node, (multiply, MulExpression)):
             return self._multiply(node, *arguments)
-        if not arguments[0].is_constant():
+        if affine and not arguments[0].is_constant():
             square = self._square(node, arguments)
             if square is not None:
                 return square

@@ -107,7 +107,10 @@ class SingleLevel(AbstractSolver):
             len(a) == len(b) for a, b in zip(first[1], reformed.multipliers, strict=True)
         ):
             start = reformed.embed(*first)
-        return backend.solve(reformed.program, request.limits(recorder), start)
+        raw = backend.solve(reformed.program, request.limits(recorder), start)
+        if recorder is not None and recorder.error is not None:
+            raise recorder.error
+        return raw
 
     def trusted_answer(
         self,

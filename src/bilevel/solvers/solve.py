@@ -104,6 +104,15 @@ def solve(
     >>> print(solution.status.name, round(solution.leader_value, 4), solution.certificate.accepted)
     OPTIMAL 10.125 True
     """
+    if not isinstance(problem, Problem):
+        raise ProblemError(f"problem must be a bilevel.Problem, not {type(problem).__name__}.")
+    if solver is not None and not isinstance(solver, AbstractSolver):
+        raise ProblemError(
+            f"solver must be an object such as bl.Auto() or bl.SingleLevel(), not {solver!r}."
+        )
+    for name, given in (("parameters", parameters), ("start", start), ("options", options)):
+        if given is not None and not isinstance(given, Mapping):
+            raise ProblemError(f"{name} must be a mapping, not {type(given).__name__}.")
     request = _request(time_limit, rtol, atol, seed, callback, options, verbose)
     began = time.perf_counter()
     form = problem.compile(parameters)
@@ -133,16 +142,24 @@ def _request(
     rtol: float,
     atol: float,
     seed: int | None,
-    callback: Any,
+    callback: Callable[[Progress], bool | None] | None,
     options: Mapping[str, Any] | None,
     verbose: bool,
 ) -> Request:
-    if time_limit is not None and not time_limit > 0:
+    if time_limit is not None and not (_is_number(time_limit) and time_limit > 0):
         raise ProblemError(f"time_limit must be a positive number of seconds, not {time_limit!r}.")
+    if seed is not None and not (isinstance(seed, (int, np.integer)) and 0 <= seed < 2**31):
+        raise ProblemError(f"seed must be a whole number from 0 to 2**31 - 1, not {seed!r}.")
+    if not (callback is None or callable(callback)):
+        raise ProblemError(f"callback must be a function of one Progress, not {callback!r}.")
     for name, value in (("rtol", rtol), ("atol", atol)):
-        if not (np.isfinite(value) and value >= 0):
+        if not (_is_number(value) and np.isfinite(value) and value >= 0):
             raise ProblemError(f"{name} must be a finite number, zero or more, not {value!r}.")
     return Request(time_limit, rtol, atol, seed, verbose, dict(options or {}), callback)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
 
 
 def _solution(

@@ -152,6 +152,7 @@ class Recorder:
         self._has_incumbent = not request.bound_only
         self._began = time.perf_counter() - request.spent
         self.trace: list[tuple[float, float | None, float | None]] = []
+        self.error: Exception | None = None
 
     def __call__(self, moment: Progress) -> bool | None:
         """Record a moment; return whether to stop."""
@@ -162,7 +163,12 @@ class Recorder:
             self.trace.append((seconds, incumbent, bound))
         if self._callback is None:
             return None
-        return self._callback(Progress(seconds, incumbent, bound, moment.nodes))
+        try:
+            return self._callback(Progress(seconds, incumbent, bound, moment.nodes))
+        except Exception as error:
+            # Kept until the vendor's code has returned: an exception must not unwind through it.
+            self.error = error
+            return True
 
     def _value(self, value: float | None, is_known: bool) -> float | None:
         return self._sign * value if is_known and value is not None else None
