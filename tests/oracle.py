@@ -119,7 +119,9 @@ class Game:
         whole = np.concatenate([self.integer.astype(int), np.zeros(ny + m, int)])
         arguments = {"constraints": rows, "bounds": Bounds(low, high), "integrality": whole}
         found = milp(cost, **arguments)
-        if found.status == 4:  # "unbounded or infeasible", or trouble: ask which
+        if found.status == 4:  # "unbounded or infeasible", or numerical trouble in presolve
+            found = milp(cost, options={"presolve": False}, **arguments)
+        if found.status == 4:
             found = milp(0 * cost, **arguments)
             return NOTHING if found.status == 2 else UNBOUNDED
         if found.status in (2, 3):

@@ -862,6 +862,24 @@ def test_callback_that_stops(backend):
     assert "Interrupted" in solution.stats.note
 
 
+@SCIP
+def test_callback_that_stops_a_pessimistic_solve():
+    """Stopped in its first phase, it does not go on with the second."""
+    began = time.perf_counter()
+    problem = hard_problem().replace(stance="pessimistic")
+    solution = bl.solve(
+        problem,
+        callback=lambda progress: time.perf_counter() - began > 1.5,
+        time_limit=40,
+        throw=False,
+    )
+    assert time.perf_counter() - began < 20
+    assert solution.status in (Status.FEASIBLE, Status.NOT_FOUND)
+    if solution.status is Status.FEASIBLE:
+        assert solution.certificate.accepted
+        assert "Interrupted" in solution.stats.note
+
+
 INTERRUPTED = """
 import sys
 sys.path.insert(0, {root!r})

@@ -97,6 +97,12 @@ class Leaf:
             for target, bound, take in zip(
                 (lower, upper), attributes["bounds"], (np.maximum, np.minimum), strict=True
             ):
+                if isinstance(bound, cp.Expression) and bound.parameters():
+                    raise UnsupportedProblem(
+                        f"A bound of variable {label(self.variable)} contains the parameter "
+                        f"{label(bound.parameters()[0])}; it would keep its first value. Write the "
+                        f"bound as a constraint instead."
+                    )
                 value = bound.value if isinstance(bound, cp.Expression) else bound
                 if value is None or np.isnan(np.asarray(value, float)).any():
                     raise ProblemError(f"A bound of {label(self.variable)} is not a number.")
