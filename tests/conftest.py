@@ -39,16 +39,7 @@ def _fixed_seeds():
 
 
 KNOWN_DEFECTS = {
-    "test_a_supremum_that_is_not_attained": "the NOT_ATTAINED bound misses the supremum by 1e-4",
-    "test_singular_hessian.py::test_value_and_proof": (
-        "answers of followers with singular Hessians are off by up to 1e-4 at weakly active rows"
-    ),
     "test_third_power_of_the_linking_variable": "a leader's cone is violated near its apex",
-    "test_a_variable_without_entries": "a variable of size zero ends in an IndexError",
-    "test_an_answer_with_a_name_like_ours_is_still_ambiguous[epigraph": (
-        "auxiliary columns are known by name, and a user may take the name"
-    ),
-    "test_any_names_may_be_used[names0]": "names such as dual[x] are taken for the library's own",
 }
 
 

@@ -26,19 +26,10 @@ _STATUS = {
 
 
 class DAQP(AbstractBackend):
-    """DAQP: strictly convex QP, exact active sets to machine precision, with multipliers."""
+    """DAQP: convex QP, exact active sets to machine precision, with multipliers."""
 
     name = "daqp"
     features = Feature.CONVEX_QUADRATIC
-
-    def missing(self, program: Program) -> Feature:
-        """See the abstract method; DAQP regularizes a singular Hessian, at a loss of digits."""
-        lacking = super().missing(program)
-        try:
-            np.linalg.cholesky(program.objective.P.toarray())
-        except np.linalg.LinAlgError:
-            lacking |= Feature.CONVEX_QUADRATIC
-        return lacking
 
     def solve(self, program: Program, limits: Limits, start: Array | None = None) -> RawAnswer:
         """See the abstract method; ``start`` is not used."""

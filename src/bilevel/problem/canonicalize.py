@@ -218,13 +218,14 @@ class Canonical:
         for leaf in self.leaves.values():
             names[leaf.first : leaf.first + leaf.plain.size] = leaf.names
             integer[leaf.columns] = leaf.integer
-            if owner[leaf.columns[0]] == LEADER:
+            if leaf.plain.size and owner[leaf.first] == LEADER:
                 low, high = leaf.bounds
                 if leaf.basis is not None:
                     entry = np.asarray(leaf.basis.argmax(axis=0)).ravel()
                     low, high = low[entry], high[entry]
                 lower[leaf.columns], upper[leaf.columns] = low, high
-        return Columns(tuple(names), lower, upper, integer, owner)
+        auxiliary = np.arange(n) >= self._n_plain
+        return Columns(tuple(names), lower, upper, integer, owner, auxiliary)
 
     def _find_prices(self, expanded: Sequence[Expanded], pattern: Pattern) -> tuple[Price, ...]:
         prices = []
@@ -264,7 +265,7 @@ def _bounds_from_rows(columns: Columns, rows: Rows) -> tuple[Columns, Rows]:
     np.maximum.at(lower, column[value < 0], bound[value < 0])
     keep = np.ones(len(rows), bool)
     keep[index] = False
-    return Columns(columns.names, lower, upper, columns.integer, columns.owner), rows.take(keep)
+    return replace(columns, lower=lower, upper=upper), rows.take(keep)
 
 
 def _attribute_rows(leaf: Leaf) -> list[Any]:

@@ -12,6 +12,10 @@ from bilevel.errors import ProblemError
 from bilevel.problem.leaves import label
 
 
+class Derived(cp.Variable):
+    """A variable that stands for a follower's multiplier or optimal value."""
+
+
 class Follower:
     r"""One follower: it minimizes or maximizes over its own variables, the leader's being given.
 
@@ -71,8 +75,8 @@ class Follower:
                     f"neither in its objective nor in its constraints, so any value is an answer. "
                     f"Remove it from variables, or add the constraint that determines it."
                 )
-        self.duals: dict[int, cp.Variable] = {}
-        self._value = cp.Variable(name=f"value[{self.name}]")
+        self.duals: dict[int, Derived] = {}
+        self._value = Derived(name=f"value[{self.name}]")
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -122,7 +126,7 @@ class Follower:
         with self._lock:
             if constraint.id not in self.duals:
                 number = next(i for i, own in enumerate(self.constraints) if own is constraint)
-                self.duals[constraint.id] = cp.Variable(
+                self.duals[constraint.id] = Derived(
                     constraint.shape, name=f"dual[{self.name}.c{number}]"
                 )
             return self.duals[constraint.id]

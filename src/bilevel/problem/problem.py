@@ -10,7 +10,7 @@ import cvxpy as cp
 
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.canonicalize import Canonical, LevelSource, PriceSource
-from bilevel.problem.follower import Follower, as_constraints, as_objective
+from bilevel.problem.follower import Derived, Follower, as_constraints, as_objective
 from bilevel.problem.leaves import Leaf, label
 from bilevel.problem.standard import StandardForm
 from bilevel.structure import Stance, Structure
@@ -203,7 +203,7 @@ def _own(problem: Problem) -> tuple[cp.Variable, ...]:
         if v.id not in owner and v.id not in derived
     }
     for variable in leader.values():
-        if variable.name().startswith(("dual[", "value[")):
+        if isinstance(variable, Derived):
             raise ProblemError(
                 f"The leader uses {label(variable)} of a follower that is not in this problem."
             )

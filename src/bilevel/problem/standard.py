@@ -31,6 +31,8 @@ class Columns:
         Which columns must be whole numbers, shape ``(n,)``.
     owner
         Index of the follower that decides a column, or ``LEADER``, shape ``(n,)``.
+    auxiliary
+        Which columns the compilation introduced (epigraphs), shape ``(n,)``.
     """
 
     names: tuple[str, ...]
@@ -38,6 +40,7 @@ class Columns:
     upper: Array
     integer: Array
     owner: Array
+    auxiliary: Array
 
     def __len__(self) -> int:
         return len(self.names)

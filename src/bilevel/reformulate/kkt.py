@@ -78,7 +78,8 @@ class KKT(AbstractReformulation):
         objective = linearizer.objective(form.objective)
         note = "; ".join(dict.fromkeys(o for o in origins if o))
         proved = self.encoding.proved
-        return Reformulated(builder.build(objective), form.n, tuple(multipliers), proved, note)
+        program, tolerant = builder.build(objective), not self.encoding.linearizes
+        return Reformulated(program, form.n, tuple(multipliers), proved, note, tolerant)
 
 
 def optimality(

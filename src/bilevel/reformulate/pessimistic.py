@@ -97,11 +97,12 @@ class InnerDual(AbstractReformulation):
         target = objective_row(form, mask, len(builder), worst)
         # worst >= c'y for the optimistic y, and worst >= the dual value of the worst case.
         builder.rows(linearizer.rows(target))
-        self._block(builder, linearizer, form, target, 0, "worst")
+        scales = self._block(builder, linearizer, form, target, 0, "worst")
         for r in np.flatnonzero(touched):
             for row in as_inequalities(form.rows, int(r)):
                 if not follows_from_optimality(form, row):
-                    self._block(builder, linearizer, form, row, 0, f"worst {form.rows.names[r]}")
+                    label = f"worst {form.rows.names[r]}"
+                    scales += self._block(builder, linearizer, form, row, 0, label)
         rest = _leader_part(form, mask)
         n = len(builder)
         c = np.zeros(n)
@@ -109,9 +110,8 @@ class InnerDual(AbstractReformulation):
         c[worst] += 1.0
         objective = replace(rest.pad(n), c=c)
         empty = tuple(np.empty(0, int) for _ in form.followers)
-        scales = tuple(i for i, name in enumerate(builder.names) if name.endswith(".t]"))
         program = builder.build(objective)
-        return Reformulated(program, form.n, empty, self.encoding.proved, scales=scales)
+        return Reformulated(program, form.n, empty, self.encoding.proved, scales=tuple(scales))
 
     def _block(
         self,
@@ -121,14 +121,15 @@ class InnerDual(AbstractReformulation):
         row: Rows,
         r: int,
         label: str,
-    ) -> None:
-        """Add: row ``r`` holds for every best answer of the followers."""
-        parts_linear, parts_products = [], []
+    ) -> list[int]:
+        """Add: row ``r`` holds for every best answer of the followers. Return the scales ``t``."""
+        parts_linear, parts_products, scales = [], [], []
         rest, costs = split(form, row, r)
         for k, follower in enumerate(form.followers):
             lam = add_multipliers(builder, follower, None, label=label)
             name = f"{label}[{follower.name}"
             t = builder.column(f"{name}.t]", 0.0, self.largest_t)
+            scales.append(t)
             copy = builder.columns(
                 [f"{name}.{form.columns.names[j]}]" for j in follower.columns], -np.inf, np.inf
             )
@@ -153,6 +154,7 @@ class InnerDual(AbstractReformulation):
             (label,),
         )
         builder.rows(linearizer.rows(total))
+        return scales
 
 
 def _leader_part(form: StandardForm, mask: Array) -> Objective:

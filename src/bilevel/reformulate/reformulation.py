@@ -30,6 +30,9 @@ class Reformulated:
         Whether the program's optimum is the problem's; ``False`` with bounds from the user.
     note
         How bounds were obtained, or other things to tell a person.
+    tolerant
+        Whether the followers' optimality stands in rows with products, which a backend meets only
+        to its tolerance.
     scales
         Columns whose growth without limit means that the optimum is not attained.
     """
@@ -39,6 +42,7 @@ class Reformulated:
     multipliers: tuple[Array, ...]
     proved: bool = True
     note: str = ""
+    tolerant: bool = False
     scales: tuple[int, ...] = ()
 
     def invert(self, v: Array) -> tuple[Array, tuple[Array, ...]]:

@@ -78,7 +78,7 @@ class StrongDuality(AbstractReformulation):
         """See the abstract method."""
         builder = begin(form)
         linearizer = Linearizer(builder, self.encoding)
-        multipliers, origins = [], []
+        multipliers, origins, tolerant = [], [], False
         for k, follower in enumerate(form.followers):
             bounds = self.encoding.bounds(form, k, slacks=False)
             columns = add_multipliers(
@@ -88,13 +88,16 @@ class StrongDuality(AbstractReformulation):
             origins.append("" if bounds is None else bounds.origin)
             builder.rows(linearizer.rows(follower.rows))
             builder.rows(linearizer.rows(stationarity(follower, columns, len(builder))))
-            builder.rows(linearizer.rows(gap_row(follower, columns, len(builder))))
+            gap = linearizer.rows(gap_row(follower, columns, len(builder)))
+            tolerant |= len(gap.products) > 0
+            builder.rows(gap)
         builder.rows(linearizer.rows(form.rows))
         add_prices(builder, form, multipliers)
         objective = linearizer.objective(form.objective)
         note = "; ".join(dict.fromkeys(o for o in origins if o))
         proved = self.encoding.proved
-        return Reformulated(builder.build(objective), form.n, tuple(multipliers), proved, note)
+        program = builder.build(objective)
+        return Reformulated(program, form.n, tuple(multipliers), proved, note, tolerant)
 
 
 def gap_row(follower: FollowerForm, multipliers: Array, n: int) -> Rows:

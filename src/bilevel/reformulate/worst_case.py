@@ -179,8 +179,7 @@ def reasons_against(form: StandardForm) -> list[str]:
 
 def _epigraph_of_answers(form: StandardForm) -> bool:
     """Return whether auxiliary leader columns are tied to follower columns by leader rows."""
-    auxiliary = np.array([name.startswith("epigraph[") for name in form.columns.names])
-    auxiliary &= ~form.follower_mask
+    auxiliary = form.columns.auxiliary & ~form.follower_mask
     if not auxiliary.any():
         return False
     both = form.rows.touches(auxiliary) & form.rows.touches(form.follower_mask)

@@ -63,8 +63,7 @@ def extremes(form: StandardForm, w: Array) -> Extremes:
 
 
 def _auxiliary(form: StandardForm) -> Array:
-    names = np.array([name.startswith("epigraph[") for name in form.columns.names], bool)
-    return np.flatnonzero(names & (form.columns.owner == LEADER))
+    return np.flatnonzero(form.columns.auxiliary & (form.columns.owner == LEADER))
 
 
 def _extreme_value(
@@ -86,8 +85,7 @@ def _is_unique(response: Response) -> bool | None:
     form = response.form
     direction = np.zeros(form.n)
     rng = np.random.default_rng(0)
-    named = np.array([not name.startswith("epigraph[") for name in form.columns.names])
-    own = form.follower_mask & named
+    own = form.follower_mask & ~form.columns.auxiliary
     direction[own] = rng.normal(size=own.sum())
     ends = []
     for sign in (1.0, -1.0):

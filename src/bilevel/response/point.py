@@ -88,9 +88,8 @@ def _fill_followers(form: StandardForm, w: Array, known: Array) -> Array:
 
 
 def _named(form: StandardForm, k: int) -> Array:
-    return np.array(
-        [j for j in form.followers[k].columns if not form.columns.names[j].startswith("epigraph[")]
-    )
+    own = form.followers[k].columns
+    return own[~form.columns.auxiliary[own]]
 
 
 def _fill_auxiliary(
@@ -102,8 +101,7 @@ def _fill_auxiliary(
     cones: tuple[Cone, ...] = (),
 ) -> Array:
     """Choose a level's epigraph columns as its compilation means them: as small as they may be."""
-    names = np.array([name.startswith("epigraph[") for name in form.columns.names], bool)
-    free = np.flatnonzero(names & (form.columns.owner == owner))
+    free = np.flatnonzero(form.columns.auxiliary & (form.columns.owner == owner))
     if not len(free):
         return w
     mask = np.zeros(form.n, bool)

@@ -146,7 +146,7 @@ class SingleLevel(AbstractSolver):
         """Return what a backend's answer, and a first point, say about the bilevel problem."""
         if raw.v is None and first is None:
             return self._without_point(form, request, reformed, raw)
-        candidates = [] if first is None else [first]
+        candidates, exact = [] if first is None else [first], True
         if raw.v is not None:
             w, multipliers = reformed.invert(raw.v)
             finish = (
@@ -155,12 +155,13 @@ class SingleLevel(AbstractSolver):
             better = finish(form, w)
             if better is None and (near := nearest_feasible(form, w)) is not None:
                 better = finish(form, near)
-            candidates.append((_preferred(form, w, better), multipliers))
+            chosen, exact = _preferred(form, w, better, reformed)
+            candidates.append((chosen, multipliers))
         w, multipliers = min(candidates, key=lambda pair: form.objective.evaluate(pair[0]))
         if raw.termination is Termination.UNBOUNDED:
             return Outcome(Status.UNBOUNDED, note=reformed.note)
         value = form.objective.evaluate(w)
-        note, bound = reformed.note, raw.bound if reformed.proved else -np.inf
+        note, bound = reformed.note, raw.bound if reformed.proved and exact else -np.inf
         if value < bound - 10 * (request.atol + request.rtol * max(1.0, abs(value))):
             note = (
                 f"{note} The backend's bound {bound:.9g} was refuted by a verified point.".strip()
@@ -219,17 +220,21 @@ def _answered(form: StandardForm, w: Array) -> tuple[Array, tuple[Array, ...]] |
     return best, tuple(np.empty(0) if lam is None else lam for lam in known)
 
 
-def _preferred(form: StandardForm, w: Array, better: Array | None) -> Array:
-    """Return the exact completion of a backend's point, or the point where that loses.
+def _preferred(
+    form: StandardForm, w: Array, better: Array | None, reformed: Reformulated
+) -> tuple[Array, bool]:
+    """Return a backend's point or its exact completion, and whether it may prove anything.
 
     At a decision where the follower is nearly indifferent the exact answer may be another one than
-    the backend's, which is as good for the follower within the certificate's tolerance.
+    the backend's, which is as good for the follower within the certificate's tolerance, but better
+    for the leader. The backend's point is worth returning then, but its value shares the error of
+    the backend's bound, so the two together prove nothing.
     """
+    rounded = np.where(form.columns.integer, np.round(w), w)
     if better is None:
-        return w
-    loss = form.objective.evaluate(better) - form.objective.evaluate(w)
-    if loss > 1e-5 * max(1.0, abs(form.objective.evaluate(w))):
-        rounded = np.where(form.columns.integer, np.round(w), w)
-        if certify(form, rounded, Tolerances()).accepted:
-            return rounded
-    return better
+        return rounded, not reformed.tolerant
+    loss = form.objective.evaluate(better) - form.objective.evaluate(rounded)
+    loses = loss > 1e-5 * max(1.0, abs(form.objective.evaluate(rounded)))
+    if loses and certify(form, rounded, Tolerances()).accepted:
+        return rounded, False
+    return better, True

@@ -120,21 +120,27 @@ class WorstCase(AbstractSolver):
             seconds=raw.seconds,
             trace=tuple(recorder.trace),
         )
-        bound = max(bound, outcome.bound)
+        hopeful, bound = bound, max(bound, outcome.bound)
         best = _better(form, best, outcome.w)
         if best is None:
             return replace(basis, status=outcome.status, bound=bound)
         large = raw.v is not None and bool((raw.v[list(reformed.scales)] > _LARGE_SCALE).any())
         if large:
-            return self._approached(form, request.after(time.perf_counter() - began), basis, bound)
+            rest = request.after(time.perf_counter() - began)
+            return self._approached(form, rest, basis, bound, hopeful)
         value = form.objective.evaluate(best)
         status = Status.OPTIMAL if request.closes(value, bound) else Status.FEASIBLE
         return replace(basis, status=status, w=best, bound=min(bound, value))
 
     def _approached(
-        self, form: StandardForm, request: Request, basis: Outcome, bound: float
+        self, form: StandardForm, request: Request, basis: Outcome, bound: float, hopeful: float
     ) -> Outcome:
-        """Cap the scale twice: a value that only a growing scale improves is not attained."""
+        """Cap the scale twice: a value that only a growing scale improves is not attained.
+
+        The dualized problem's own ``bound`` is blurred by a large scale; it may confirm a value
+        that a moderate scale attains. What is approached is claimed only if it is the optimistic
+        value ``hopeful``.
+        """
         found: list[tuple[float, Array]] = []
         reformulation = self.exact.reformulation
         if not isinstance(reformulation, InnerDual):
@@ -146,14 +152,16 @@ class WorstCase(AbstractSolver):
             if outcome.w is not None:
                 found.append((form.objective.evaluate(outcome.w), outcome.w))
         if not found:
-            return replace(basis, status=Status.NOT_FOUND, bound=bound)
+            return replace(basis, status=Status.NOT_FOUND, bound=hopeful)
         value, w = min(found, key=lambda pair: pair[0])
         if request.closes(value, bound):
             return replace(basis, status=Status.OPTIMAL, w=w, bound=min(bound, value))
-        shrinks = len(found) == len(_CAPS) and (found[1][0] - bound) < 0.2 * (found[0][0] - bound)
+        shrinks = len(found) == len(_CAPS) and (
+            found[1][0] - hopeful < 0.2 * (found[0][0] - hopeful)
+        )
         status = Status.NOT_ATTAINED if shrinks else Status.FEASIBLE
         note = "The value improves only while the multiplier of the follower's value grows."
-        return replace(basis, status=status, w=w, bound=bound, note=note)
+        return replace(basis, status=status, w=w, bound=hopeful, note=note)
 
 
 def _evaluate(form: StandardForm, w: Array) -> Array | None:
