@@ -174,8 +174,8 @@ class Level:
 def _compile(who: str, problem: cp.Problem) -> Any:
     """Run CVXPY's reductions to cone form.
 
-    ``get_problem_data`` runs the same ones, but spends twice as long again on choosing a solver
-    and rearranging rows for it (8.4 against 2.4 ms for 50 variables and rows).
+    ``get_problem_data`` runs the same ones, and then chooses a solver and rearranges rows for it,
+    which is not needed here (``benchmarks/cases/compile.py`` compares the two).
     """
     if not problem.is_dcp():
         raise UnsupportedProblem(

@@ -237,7 +237,7 @@ def smallest_curvature(objective: Objective, own: Array | None = None) -> float:
     dense = matrix[used][:, used].toarray()
     dense /= abs(dense).max()
     try:
-        # A factorization costs a tenth of the eigenvalues and mostly suffices.
+        # A factorization is cheaper than the eigenvalues and mostly suffices.
         np.linalg.cholesky(dense + _NEARLY * np.eye(len(used)))
         return 0.0
     except np.linalg.LinAlgError:

@@ -18,8 +18,8 @@ from bilevel.solvers.solver import AbstractSolver, Outcome, Request
 from bilevel.solvers.worst_case import WorstCase
 from bilevel.structure import Stance, Structure
 
-# Strain design (about 100 pairs, benchmarks/cases/strain_design.py) is solved ten times faster by
-# strong duality; random problems with 4 to 8 pairs (benchmarks/cases/claims.py) three times slower.
+# Strain design (about 100 pairs, benchmarks/cases/strain_design.py) is solved much faster by strong
+# duality; on random problems with few pairs (benchmarks/cases/claims.py) it proves fewer optima.
 _MANY_PAIRS = 40
 
 
