@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from bilevel.errors import BackendError
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.standard import LEADER, StandardForm
-from bilevel.program import RawAnswer, Termination
+from bilevel.program import Program, RawAnswer, Termination
 from bilevel.response.answer import (
     FIND_ROUTES,
     FollowerAnswer,
@@ -208,35 +208,45 @@ def nearest_feasible(form: StandardForm, w: Array) -> Array | None:
     A backend's decision may lie outside the followers' domain by its tolerance, where they have no
     answer at all. Integers stay where they are.
     """
-    columns, n = form.columns, form.n
+    columns = form.columns
     rows = Rows.stack(form.rows, *(follower.rows for follower in form.followers))
     linear = np.ones(len(rows), bool)
     linear[rows.products.row] = False
-    rows = rows.take(linear)
     target = np.where(columns.integer, np.round(w), w)
-    identity = sp.eye_array(n, format="csr")
-    fixed = np.where(columns.integer, 0.0, np.inf)
-    low, high = np.isfinite(columns.lower), np.isfinite(columns.upper)
-    bounds = Rows(
-        sp.csr_array(sp.vstack([identity[high], -identity[low]])),
-        np.concatenate([columns.upper[high], -columns.lower[low]]),
-        np.zeros(int(high.sum() + low.sum()), bool),
+    lower = np.where(columns.integer, target, columns.lower)
+    upper = np.where(columns.integer, target, columns.upper)
+    nothing = Objective(sp.csr_array((form.n, form.n)), np.zeros(form.n))
+    return nearest_point(continuous_program(nothing, rows.take(linear), lower, upper), target)
+
+
+def nearest_point(program: Program, target: Array) -> Array | None:
+    """Return the feasible point whose first columns are nearest to ``target``, by distances' sum.
+
+    Parameters
+    ----------
+    program
+        Without integers, products, cones or sets; its objective is not used.
+    target
+        Values of its first columns.
+    """
+    n, k = program.n, len(target)
+    identity = sp.eye_array(k, n, format="csr")
+    tie = Rows(
+        sp.csr_array(sp.hstack([identity, -sp.eye_array(k), sp.eye_array(k)])),
+        target,
+        np.ones(k, bool),
         Monomials.empty(),
-        ("bound",) * int(high.sum() + low.sum()),
+        ("distance",) * k,
     )
-    program = continuous_program(
-        Objective(sp.csr_array((2 * n, 2 * n)), np.ones(2 * n)),
-        _move(Rows.stack(rows, bounds), target),
-        np.zeros(2 * n),
-        np.concatenate([fixed, fixed]),
+    total = n + 2 * k
+    cost = np.append(np.zeros(n), np.ones(2 * k))
+    raw, _ = solve_continuous(
+        continuous_program(
+            Objective(sp.csr_array((total, total)), cost),
+            Rows.stack(program.rows.pad(total), tie),
+            np.append(program.lower, np.zeros(2 * k)),
+            np.append(program.upper, np.full(2 * k, np.inf)),
+        ),
+        ("highs", "clarabel"),
     )
-    raw, _ = solve_continuous(program, ("highs", "clarabel"))
-    if raw is None or raw.v is None:
-        return None
-    return target + raw.v[:n] - raw.v[n:]
-
-
-def _move(rows: Rows, target: Array) -> Rows:
-    """Return rows over the increase and the decrease of every column from ``target``."""
-    A = sp.csr_array(sp.hstack([rows.A, -rows.A]))
-    return replace(rows, A=A, b=rows.b - rows.A @ target)
+    return None if raw is None or raw.v is None else raw.v[:n]

@@ -14,20 +14,14 @@ from bilevel.problem.standard import StandardForm
 from bilevel.program import Program, RawAnswer, Termination
 from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.reformulation import AbstractReformulation, Reformulated
-from bilevel.response.response import (
-    nearest_feasible,
-    optimistic_completion,
-    respond,
-    worst_completion,
-)
-from bilevel.solution import Tolerances
+from bilevel.response.response import optimistic_completion, respond
 from bilevel.solvers.bounded import may_be_unbounded, settle
+from bilevel.solvers.completion import complete
 from bilevel.solvers.diagnose import diagnose
 from bilevel.solvers.initial import initial_point
 from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
 from bilevel.status import Status
 from bilevel.structure import Stance
-from bilevel.verify import certify
 
 _STOPPED = (Termination.LIMIT, Termination.INTERRUPTED)
 _UNDECIDED = (*_STOPPED, Termination.NUMERICAL)
@@ -149,13 +143,7 @@ class SingleLevel(AbstractSolver):
         candidates, exact = [] if first is None else [first], True
         if raw.v is not None:
             w, multipliers = reformed.invert(raw.v)
-            finish = (
-                worst_completion if form.stance is Stance.PESSIMISTIC else optimistic_completion
-            )
-            better = finish(form, w)
-            if better is None and (near := nearest_feasible(form, w)) is not None:
-                better = finish(form, near)
-            chosen, exact = _preferred(form, w, better, reformed)
+            chosen, exact = complete(form, reformed, w, multipliers)
             candidates.append((chosen, multipliers))
         w, multipliers = min(candidates, key=lambda pair: form.objective.evaluate(pair[0]))
         if raw.termination is Termination.UNBOUNDED:
@@ -218,23 +206,3 @@ def _answered(form: StandardForm, w: Array) -> tuple[Array, tuple[Array, ...]] |
         return None
     known = [one.multipliers for one in response.answers]
     return best, tuple(np.empty(0) if lam is None else lam for lam in known)
-
-
-def _preferred(
-    form: StandardForm, w: Array, better: Array | None, reformed: Reformulated
-) -> tuple[Array, bool]:
-    """Return a backend's point or its exact completion, and whether it may prove anything.
-
-    At a decision where the follower is nearly indifferent the exact answer may be another one than
-    the backend's, which is as good for the follower within the certificate's tolerance, but better
-    for the leader. The backend's point is worth returning then, but its value shares the error of
-    the backend's bound, so the two together prove nothing.
-    """
-    rounded = np.where(form.columns.integer, np.round(w), w)
-    if better is None:
-        return rounded, not reformed.tolerant
-    loss = form.objective.evaluate(better) - form.objective.evaluate(rounded)
-    loses = loss > 1e-5 * max(1.0, abs(form.objective.evaluate(rounded)))
-    if loses and certify(form, rounded, Tolerances()).accepted:
-        return rounded, False
-    return better, True
