@@ -24,35 +24,45 @@ NEEDS = {
 }
 
 BLOCK = re.compile(
-    r"(?:^<!-- not executed: (?P<reason>.+?) -->\n+)?^```python\n(?P<code>.*?)^```$",
+    r"(?:^<!-- not executed: (?P<reason>.+?) -->\n+)?^```python\n(?P<code>.*?)^```$"
+    r"(?:\n\n^```text\n(?P<prints>.*?)^```$)?",
     re.MULTILINE | re.DOTALL,
 )
 
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced Python block of a page, and why it is not executed if it is not."""
+    """One fenced Python block of a page, why it is not executed, and what it is said to print."""
 
     line: int
     code: str
     reason: str | None
+    prints: str | None
 
 
 def blocks(text):
     """Return the Python blocks of a Markdown page, in order."""
     return [
-        Block(text.count("\n", 0, match.start("code")) + 1, match["code"], match["reason"])
+        Block(
+            text.count("\n", 0, match.start("code")) + 1, *match.group("code", "reason", "prints")
+        )
         for match in BLOCK.finditer(text)
     ]
 
 
+def steady(text):
+    """Return a text without measured seconds and residuals (``0.13 s``, ``3.1e-13``)."""
+    return re.sub(r"\d+\.\d+ s\b|\b\d\.\de[-+]\d\d\b", "...", text)
+
+
 def test_blocks_are_found_with_line_and_reason():
     text = "# Page\n\n```python\na = 1\n```\n\n<!-- not executed: slow -->\n```python\nb\n```\n"
-    assert blocks(text) == [Block(4, "a = 1\n", None), Block(9, "b\n", "slow")]
+    text += "\n```text\n1\n```\n"
+    assert blocks(text) == [Block(4, "a = 1\n", None, None), Block(9, "b\n", "slow", "1\n")]
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_page_runs(page, subtests, tmp_path, monkeypatch):
+def test_page_runs_and_prints_what_it_says(page, subtests, tmp_path, monkeypatch, capsys):
     if page in NEEDS:
         pytest.importorskip(NEEDS[page])
     monkeypatch.chdir(tmp_path)
@@ -65,7 +75,11 @@ def test_page_runs(page, subtests, tmp_path, monkeypatch):
             if block.reason:
                 pytest.skip(block.reason)
             lines_before = "\n" * (block.line - 1)  # so that a traceback shows the page's line
+            capsys.readouterr()
             exec(compile(lines_before + block.code, page, "exec"), namespace)
+            if block.prints is not None:
+                # At the end, because a vendor's library may have greeted before.
+                assert steady(capsys.readouterr().out).endswith(steady(block.prints))
 
 
 @pytest.mark.parametrize("name", MODULES)

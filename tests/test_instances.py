@@ -53,6 +53,8 @@ GRIDS = {
     "T14c": CELL,
     "T16": {"x": [line(0, 10, "1/4")], "y": [line(0, 6, "1/8")]},
     "T19": {"u": [line(-2, 4, "1/3")] * 2},
+    "T22": {"x": [line(0, 1, "1/8")], "y": [line(-1, 2, "1/8")]},
+    "T22b": {"x": [line(0, 1, "1/8")], "y": [line(-1, 2, "1/8")]},
 }
 ANSWERED = [
     pytest.param(instance, stance, id=f"{instance.name}-{stance.value}")

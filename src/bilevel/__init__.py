@@ -21,6 +21,7 @@ from bilevel.reformulate import (
     Product,
     StrongDuality,
     WorstAnswer,
+    lift,
 )
 from bilevel.solution import Certificate, Solution, Stats, Tolerances
 from bilevel.solvers import Auto, Choice, SingleLevel, WorstCase, solve
@@ -61,6 +62,7 @@ __all__ = [
     "WorstAnswer",
     "WorstCase",
     "instances",
+    "lift",
     "solve",
     "verify",
 ]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from bilevel.errors import ProblemError
-from bilevel.instances import applied, reactions, reformulations
+from bilevel.instances import applied, lifting, reactions, reformulations
 from bilevel.instances.instance import Instance
 
 _BY_NAME = {
     instance.name: instance
-    for module in (reactions, reformulations, applied)
+    for module in (reactions, reformulations, applied, lifting)
     for instance in module.INSTANCES
 }
 

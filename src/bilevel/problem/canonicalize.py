@@ -122,7 +122,6 @@ class Canonical:
 
     def _compile(self, parameters: Mapping[int, Any]) -> _Compiled:
         expressions = {i: leaf.expression for i, leaf in self.leaves.items()}
-        rewriter = Rewriter(expressions, parameters)
         levels, places, n = [], [], self._n_plain
         starts = {leaf.plain.id: leaf.first for leaf in self.leaves.values()}
         for source in self._sources:
@@ -131,6 +130,7 @@ class Canonical:
                 constraints += [
                     c for v in source.variables for c in _attribute_rows(self.leaves[v.id])
                 ]
+            rewriter = Rewriter(expressions, parameters)
             level = Level(source.who, source.objective, constraints, rewriter)
             place = np.full(level.n, -1)
             for i, start in level.plain_columns.items():

@@ -58,7 +58,8 @@ class Level:
     constraints
         The user's constraints and those that attributes imply.
     rewriter
-        Puts plain leaves in and takes products out.
+        Puts plain leaves in and takes products out. It remembers what it has rewritten, so each
+        level needs its own: a product that two levels share must be taken out in both.
     """
 
     def __init__(
@@ -66,10 +67,9 @@ class Level:
     ) -> None:
         self.who = who
         self.maximize = isinstance(objective, cp.Maximize)
-        first = len(rewriter.products)
         target = rewriter.expression(objective.args[0])
         rows = [rewriter.constraint(constraint) for constraint in constraints]
-        self.products = tuple(rewriter.products[first:])
+        self.products = tuple(rewriter.products)
         sides = [(left == 0, right == 0) for _, left, right in self.products]
         target = -target if self.maximize else target
         self._check_convex(objective, constraints, target, rows)
