@@ -20,6 +20,7 @@ _PACKAGES = (
     "pyscipopt",
     "clarabel",
     "daqp",
+    "gurobipy",
     "cobra",
 )
 _THREAD_VARIABLES = (
