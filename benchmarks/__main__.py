@@ -28,6 +28,9 @@ def list_cases() -> None:
     """List the cases with what they must reach."""
     for case in all_cases().values():
         console.print(f"[bold]{case.name}[/bold]  {case.claim}")
+        if why := case.missing():
+            console.print(f"    left out: {why}")
+            continue
         for size in SIZES:
             count = len(list(plan([case], size)))
             console.print(f"    {size}: {count} measurements, {case.time_limit:g} s each at most")

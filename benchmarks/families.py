@@ -13,7 +13,7 @@ from benchmarks.generators import Array, RandomProblem
 #: Leader variables x follower variables; half as many follower rows as follower variables.
 QP_SIZES = ((3, 2), (6, 4), (9, 6), (12, 8), (20, 15), (30, 20), (60, 40))
 #: The same for the opposed family, which has twice as many follower rows as follower variables.
-OPPOSED_SIZES = ((3, 3), (4, 4), (6, 6), (8, 8), (12, 12), (16, 16), (24, 24))
+OPPOSED_SIZES = ((3, 3), (4, 4), (6, 6), (8, 8), (12, 12), (16, 16), (24, 24), (28, 28))
 #: Leader variables, follower variables, follower inequalities, follower equations.
 LPLP_SIZES = ((5, 8, 8, 0), (10, 15, 15, 5), (20, 30, 30, 10))
 
@@ -53,8 +53,8 @@ def opposed_qp(nx: int, ny: int, number: int) -> RandomProblem:
         s.t. y in argmin { |y|^2/20 + (R'x + q)'y : A x + B y <= b }
 
     There are ``2 ny`` rows around the follower's answer, its curvature is small, so that it moves
-    from vertex to vertex, and the leader's target ``y_far = y0 + 3 q/|q|`` lies where the follower's
-    cost rises fastest.
+    from vertex to vertex, and the leader's target ``y_far = y0 + 3 q/|q|`` lies where the
+    follower's cost rises fastest.
     """
     rng = np.random.default_rng([2, nx, ny, number])
     m = 2 * ny

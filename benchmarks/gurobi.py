@@ -7,21 +7,21 @@ extra ``gurobi``; its size-limited licence takes 2000 columns, 200 with quadrati
 from __future__ import annotations
 
 import time
+from functools import cache
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
+import bilevel as bl
 from benchmarks.peers import PeerAnswer
 from bilevel.problem.standard import StandardForm
 
+# What Gurobi says where its licence is too small.
+_TOO_LARGE = 10010
 
-def obstacles(form: StandardForm) -> str:
-    """Return why this peer is left out on a problem; empty if it is not."""
-    try:
-        import gurobipy  # noqa: F401
-    except ImportError:
-        return "gurobipy is not installed (extra `gurobi`)."
+
+def _obstacle(form: StandardForm) -> str:
     rows = [form.rows, *(follower.rows for follower in form.followers)]
     costs = [form.objective, *(follower.objective for follower in form.followers)]
     if any(len(r.products) for r in rows) or any(len(c.cubic) for c in costs) or form.cones:
@@ -30,10 +30,39 @@ def obstacles(form: StandardForm) -> str:
 
 
 def gurobi_sos1(form: StandardForm, limit: float, rtol: float = 1e-6) -> PeerAnswer:
-    """Solve the KKT conditions with one SOS1 set per follower inequality, on one thread."""
+    """Solve the KKT conditions with one SOS1 set per follower inequality, on one thread.
+
+    Raises
+    ------
+    BackendNotFound
+        Without gurobipy.
+    UnsupportedProblem
+        Where this peer does not write a problem, or the licence is too small for it.
+    """
+    try:
+        import gurobipy as gp
+    except ImportError:
+        raise bl.BackendNotFound("gurobipy is not installed (extra `gurobi`).") from None
+    if obstacle := _obstacle(form):
+        raise bl.UnsupportedProblem(obstacle)
+    try:
+        return _solve(gp, form, limit, rtol)
+    except gp.GurobiError as error:
+        if error.errno == _TOO_LARGE:
+            raise bl.UnsupportedProblem(f"Gurobi's licence: {error}") from None
+        raise
+
+
+@cache
+def _environment() -> Any:
+    """Gurobi's environment, which its users make once per process."""
     import gurobipy as gp
 
-    with gp.Env(params={"OutputFlag": 0}) as env, gp.Model(env=env) as model:
+    return gp.Env(params={"OutputFlag": 0})
+
+
+def _solve(gp: Any, form: StandardForm, limit: float, rtol: float) -> PeerAnswer:
+    with gp.Model(env=_environment()) as model:
         began = time.perf_counter()
         w = _write(gp, model, form)
         for name, value in (("Threads", 1), ("TimeLimit", limit), ("MIPGap", rtol)):

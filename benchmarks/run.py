@@ -53,6 +53,8 @@ class Job:
 def plan(cases: Sequence[Case], size: str, repeats: int | None = None) -> Iterator[Job]:
     """Yield all measurements, rounds outermost; each round begins with another method."""
     for case in cases:
+        if case.missing():
+            continue
         instances = case.instances(size)
         for number in range(case.repeats if repeats is None else repeats):
             first = number % len(case.methods)
