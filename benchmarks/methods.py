@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import bilevel as bl
@@ -10,14 +9,14 @@ import bilevel as bl
 AUTO, SOS1 = "auto", "KKT SOS1 scip"
 
 #: Methods that may say ``OPTIMAL``.
-EXACT: Mapping[str, Any] = {
+EXACT: dict[str, Any] = {
     AUTO: bl.Auto(),
     SOS1: bl.SingleLevel(bl.KKT(bl.SOS1())),
 }
 #: Methods that never do.
-LOCAL: Mapping[str, Any] = {}
+LOCAL: dict[str, Any] = {}
 #: Other exact encodings, for the comparison of ``Auto`` with everything that accepts a problem.
-ENCODINGS: Mapping[str, Any] = {
+ENCODINGS: dict[str, Any] = {
     "KKT Indicator scip": bl.SingleLevel(bl.KKT(bl.Indicator())),
     "KKT BigM highs": bl.SingleLevel(bl.KKT(bl.BigM()), "highs"),
     "StrongDuality SOS1 scip": bl.SingleLevel(bl.StrongDuality(bl.SOS1())),
