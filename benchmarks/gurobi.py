@@ -29,8 +29,12 @@ def _obstacle(form: StandardForm) -> str:
     return "Multipliers as variables are not written." if form.prices or form.values else ""
 
 
-def gurobi_sos1(form: StandardForm, limit: float, rtol: float = 1e-6) -> PeerAnswer:
+def gurobi_sos1(
+    form: StandardForm, limit: float, rtol: float = 1e-6, traced: bool = False
+) -> PeerAnswer:
     """Solve the KKT conditions with one SOS1 set per follower inequality, on one thread.
+
+    ``traced`` keeps incumbents and bounds, by a callback.
 
     Raises
     ------
@@ -46,7 +50,7 @@ def gurobi_sos1(form: StandardForm, limit: float, rtol: float = 1e-6) -> PeerAns
     if obstacle := _obstacle(form):
         raise bl.UnsupportedProblem(obstacle)
     try:
-        return _solve(gp, form, limit, rtol)
+        return _solve(gp, form, limit, rtol, traced)
     except gp.GurobiError as error:
         if error.errno == _TOO_LARGE:
             raise bl.UnsupportedProblem(f"Gurobi's licence: {error}") from None
@@ -61,7 +65,7 @@ def _environment() -> Any:
     return gp.Env(params={"OutputFlag": 0})
 
 
-def _solve(gp: Any, form: StandardForm, limit: float, rtol: float) -> PeerAnswer:
+def _solve(gp: Any, form: StandardForm, limit: float, rtol: float, traced: bool) -> PeerAnswer:
     with gp.Model(env=_environment()) as model:
         began = time.perf_counter()
         w = _write(gp, model, form)
@@ -76,7 +80,7 @@ def _solve(gp: Any, form: StandardForm, limit: float, rtol: float) -> PeerAnswer
                 if not trace or trace[-1][1:] != (_known(best), _known(bound)):
                     trace.append((time.perf_counter() - began, _known(best), _known(bound)))
 
-        model.optimize(watch)
+        model.optimize(watch if traced else None)
         claims = {
             gp.GRB.OPTIMAL: "OPTIMAL",
             gp.GRB.INFEASIBLE: "INFEASIBLE",
@@ -96,38 +100,52 @@ def _solve(gp: Any, form: StandardForm, limit: float, rtol: float) -> PeerAnswer
 
 
 def _write(gp: Any, model: Any, form: StandardForm) -> Any:
-    """Write a problem into a model; return the columns of the bilevel problem."""
-    columns = form.columns
-    kinds = np.where(columns.integer, gp.GRB.INTEGER, gp.GRB.CONTINUOUS)
-    w = model.addMVar(form.n, lb=columns.lower, ub=columns.upper, vtype=kinds)
-    cost = form.objective
-    model.setObjective(
-        0.5 * (w @ sp.csr_matrix(cost.P) @ w) + cost.c @ w + cost.constant
-        if cost.P.nnz
-        else cost.c @ w + cost.constant
-    )
-    _rows(model, form.rows, w)
-    for follower in form.followers:
+    """Write a problem in three matrix calls; return the columns of the bilevel problem.
+
+    Columns are ``w`` and, for each follower, multipliers and slacks.
+    """
+    columns, followers = form.columns, form.followers
+    sizes = [len(follower.rows) for follower in followers]
+    total = form.n + 2 * sum(sizes)
+    low, high = np.full(total, -np.inf), np.full(total, np.inf)
+    low[: form.n], high[: form.n] = columns.lower, columns.upper
+    kinds = np.full(total, gp.GRB.CONTINUOUS)
+    kinds[: form.n][columns.integer] = gp.GRB.INTEGER
+    matrices, rhs = [_widen(form.rows.A, 0, total)], [form.rows.b]
+    senses = [np.where(form.rows.equality, gp.GRB.EQUAL, gp.GRB.LESS_EQUAL)]
+    pairs, at = [], form.n
+    for follower, m in zip(followers, sizes, strict=True):
         rows, own = follower.rows, follower.columns
-        low = np.where(rows.equality, -gp.GRB.INFINITY, 0.0)
-        lam = model.addMVar(len(rows), lb=low)
-        slack = model.addMVar(len(rows), ub=np.where(rows.equality, 0.0, gp.GRB.INFINITY))
-        if len(rows):
-            model.addConstr(sp.csr_matrix(rows.A) @ w + slack == rows.b)
-        gradient = sp.csr_matrix(follower.objective.P[own])
-        transposed = sp.csr_matrix(rows.A[:, own].T)
-        model.addConstr(gradient @ w + transposed @ lam == -follower.objective.c[own])
-        for i in np.flatnonzero(~rows.equality):
-            model.addSOS(gp.GRB.SOS_TYPE1, [lam[int(i)].item(), slack[int(i)].item()])
-    return w
+        lam, slack = at + np.arange(m), at + m + np.arange(m)
+        low[slack], low[lam[~rows.equality]] = 0.0, 0.0
+        high[slack[rows.equality]] = 0.0
+        pairs += list(zip(lam[~rows.equality], slack[~rows.equality], strict=True))
+        gradient, eye = follower.objective.P[own], sp.eye_array(m, format="csr")
+        matrices += [
+            _widen(rows.A, 0, total) + _widen(eye, at + m, total),
+            _widen(gradient, 0, total) + _widen(sp.csr_array(rows.A[:, own].T), at, total),
+        ]
+        rhs += [rows.b, -follower.objective.c[own]]
+        senses.append(np.full(m + len(own), gp.GRB.EQUAL))
+        at += 2 * m
+    v = model.addMVar(total, lb=low, ub=high, vtype=kinds)
+    cost = form.objective
+    c = np.concatenate([cost.c, np.zeros(total - form.n)])
+    Q = _widen(0.5 * cost.P, 0, total)
+    Q.resize((total, total))
+    model.setMObjective(Q if Q.nnz else None, c, cost.constant, v, v, v, gp.GRB.MINIMIZE)
+    A = sp.csr_matrix(sp.vstack(matrices))
+    model.addMConstr(A, v, np.concatenate(senses), np.concatenate(rhs))
+    plain = v.tolist()
+    for first, second in pairs:
+        model.addSOS(gp.GRB.SOS_TYPE1, [plain[first], plain[second]])
+    return v[: form.n]
 
 
-def _rows(model: Any, rows: Any, w: Any) -> None:
-    for equality in (False, True):
-        pick = rows.equality == equality
-        if pick.any():
-            left = sp.csr_matrix(rows.A[pick]) @ w
-            model.addConstr(left == rows.b[pick] if equality else left <= rows.b[pick])
+def _widen(matrix: sp.csr_array, first: int, total: int) -> sp.csr_array:
+    """Return a matrix moved to the columns from ``first`` on, ``total`` columns in all."""
+    shape = (matrix.shape[0], total)
+    return sp.csr_array((matrix.data, matrix.indices + first, matrix.indptr), shape=shape)
 
 
 def _known(value: float) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from statistics import median
 
 from benchmarks.case import Case, Instance, Measurement, Method, Record, Target
@@ -111,7 +112,7 @@ CASE = Case(
     instances=_instances,
     methods=(
         *(_method(name, answer_of(solver)) for name, solver in EXACT.items() if name != "auto"),
-        _method("Gurobi SOS1", gurobi_sos1, True),
+        _method("Gurobi SOS1", partial(gurobi_sos1, traced=True), True),
     ),
     baseline=SOS1,
     time_limit=10.0,
