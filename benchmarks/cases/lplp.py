@@ -10,7 +10,7 @@ from benchmarks.case import Case, Instance, Measurement, Method, Record, Target
 from benchmarks.families import LPLP_SIZES, lplp
 from benchmarks.gurobi import gurobi_sos1
 from benchmarks.measure import Answer, answer_of, contradictions, measure_form
-from benchmarks.methods import EXACT, SOS1
+from benchmarks.methods import AUTO, EXACT, SOS1
 from benchmarks.modelling import to_problem
 from benchmarks.statistics import Row, rows
 from bilevel.problem.standard import StandardForm
@@ -111,7 +111,7 @@ CASE = Case(
     ),
     instances=_instances,
     methods=(
-        *(_method(name, answer_of(solver)) for name, solver in EXACT.items() if name != "auto"),
+        *(_method(name, answer_of(solver)) for name, solver in EXACT.items() if name != AUTO),
         _method("Gurobi SOS1", partial(gurobi_sos1, traced=True), True),
     ),
     baseline=SOS1,
