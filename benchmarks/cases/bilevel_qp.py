@@ -100,11 +100,11 @@ CASE = Case(
         "objectives. In the opposed family the follower has twice as many rows as variables and "
         "little curvature, and the leader wants its answer where the follower's cost is high; the "
         "figure shows it, hollow where not every instance was solved. SCIP is left out of 30x20 "
-        "and 60x40, where it had neither a proof nor a bound after 60 s in a trial. Every method gets the "
-        "same `StandardForm`; compiling and the certificate stand outside the measured time. All "
-        "use one thread and a relative gap of 1e-6. Gurobi's program is written as its user would "
-        "write it, multipliers and slacks as columns; building it counts, as for every other "
-        "method."
+        "and 60x40, where it had neither a proof nor a bound after 60 s in a trial. Every method "
+        "gets the same `StandardForm`; compiling and the certificate stand outside the measured "
+        "time. All use one thread and a relative gap of 1e-6. Gurobi's program is written as its "
+        "user would write it, multipliers and slacks as columns; building it counts, as for every "
+        "other method."
     ),
     judge=_judge,
     draw=_draw,
