@@ -28,6 +28,9 @@ def list_cases() -> None:
     """List the cases with what they must reach."""
     for case in all_cases().values():
         console.print(f"[bold]{case.name}[/bold]  {case.claim}")
+        if why := case.missing():
+            console.print(f"    left out: {why}")
+            continue
         for size in SIZES:
             count = len(list(plan([case], size)))
             console.print(f"    {size}: {count} measurements, {case.time_limit:g} s each at most")
@@ -44,21 +47,24 @@ def run_cases(
         Path | None, typer.Option(help="JSON lines; a run appends what is missing.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Cores and threads of every method.")] = 1,
+    part: Annotated[
+        str, typer.Option(help="i/n: every n-th instance, for n runs with n outputs.")
+    ] = "1/1",
     worker: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Measure what the output lacks, with a progress bar; stop it when you like."""
-    cases = _pick(names)
+    cases, share = _pick(names), _part(part)
     if size not in SIZES:
         raise typer.BadParameter(f"size is {' or '.join(SIZES)}")
     file = output or RESULTS / f"{datetime.now(UTC):%Y-%m-%d}-{size}.jsonl"
     if worker:
-        pin(threads)
-        _work(cases, size, repeats, file, threads)
+        pin(threads, share[0])
+        _work(list(plan(cases, size, repeats, share)), file, threads)
         return
     # What killed an earlier run is recorded before anything is tried again.
     bury(Journal(file, KEY), threads)
     arguments = [*(case.name for case in cases), "--size", size, "--output", str(file)]
-    arguments += ["--threads", str(threads)]
+    arguments += ["--threads", str(threads), "--part", part]
     arguments += [] if repeats is None else ["--repeats", str(repeats)]
     code = supervise(arguments, file, threads)
     console.print(f"{file}: {len(Journal(file, KEY).records)} records")
@@ -92,8 +98,14 @@ def _pick(names: list[str] | None) -> list[Case]:
     return [cases[name] for name in (names or cases)]
 
 
-def _work(cases: list[Case], size: str, repeats: int | None, file: Path, threads: int) -> None:
-    jobs = list(plan(cases, size, repeats))
+def _part(text: str) -> tuple[int, int]:
+    first, _, count = text.partition("/")
+    if not (first.isdigit() and count.isdigit() and 1 <= int(first) <= int(count)):
+        raise typer.BadParameter(f"part is i/n with 1 <= i <= n, not {text!r}")
+    return int(first), int(count)
+
+
+def _work(jobs: list[Job], file: Path, threads: int) -> None:
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

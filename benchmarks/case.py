@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 SIZES = ("small", "full")
@@ -78,7 +79,8 @@ class Case:
     """One benchmark.
 
     ``baseline`` names the method that times are compared with; ``judge`` turns the records of one
-    size into targets.
+    size into targets, and ``draw`` makes a figure of its own of them. ``missing`` says why the case
+    cannot run here; it is then left out.
     """
 
     name: str
@@ -93,6 +95,8 @@ class Case:
     judge: Callable[[Sequence[Record]], Sequence[Target]] = field(
         default=lambda records: (), repr=False
     )
+    draw: Callable[[Sequence[Record], Path], Path | None] | None = field(default=None, repr=False)
+    missing: Callable[[], str] = field(default=lambda: "", repr=False)
 
 
 def discover(package: str, attribute: str = "CASE") -> dict[str, Any]:

@@ -20,6 +20,7 @@ _PACKAGES = (
     "pyscipopt",
     "clarabel",
     "daqp",
+    "gurobipy",
     "cobra",
 )
 _THREAD_VARIABLES = (
@@ -35,10 +36,15 @@ def with_threads(count: int) -> dict[str, str]:
     return os.environ | dict.fromkeys(_THREAD_VARIABLES, str(count))
 
 
-def pin(count: int) -> None:
-    """Bind this process to ``count`` cores, so that no method can use more; no-op off Linux."""
+def pin(count: int, part: int = 1) -> None:
+    """Bind this process to ``count`` cores, so that no method can use more; no-op off Linux.
+
+    The first part of a run takes the last cores, the second those before them.
+    """
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-count:])
+        cores = sorted(os.sched_getaffinity(0), reverse=True)
+        mine = cores[(part - 1) * count : part * count] or cores[:count]
+        os.sched_setaffinity(0, mine)
 
 
 @cache

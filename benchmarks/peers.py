@@ -31,6 +31,8 @@ class PeerAnswer:
     value: float | None
     bound: float | None
     raw_status: str
+    nodes: int = 0
+    trace: tuple[tuple[float, float | None, float | None], ...] = ()
 
 
 def can_write(p: RandomProblem) -> bool:

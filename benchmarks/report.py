@@ -54,6 +54,9 @@ def _section(
         parts.append(problems)
     if figure := draw_profiles(table, folder / f"profile-{name}-{size}.png"):
         parts.append(f"![Performance profile]({figure.name})")
+    if case is not None and case.draw is not None:
+        own = case.draw(records, folder / f"figure-{name}-{size}.png")
+        parts += [] if own is None else [f"![{case.title}]({own.name})"]
     if case is not None and case.notes:
         parts.append(case.notes)
     parts.append(_made_with(records))

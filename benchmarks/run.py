@@ -50,13 +50,24 @@ class Job:
         }
 
 
-def plan(cases: Sequence[Case], size: str, repeats: int | None = None) -> Iterator[Job]:
-    """Yield all measurements, rounds outermost; each round begins with another method."""
+def plan(
+    cases: Sequence[Case],
+    size: str,
+    repeats: int | None = None,
+    part: tuple[int, int] = (1, 1),
+) -> Iterator[Job]:
+    """Yield all measurements, rounds outermost; each round begins with another method.
+
+    ``part = (i, n)`` takes every ``n``-th instance, from the ``i``-th on.
+    """
+    first, step = part[0] - 1, part[1]
     for case in cases:
-        instances = case.instances(size)
+        if case.missing():
+            continue
+        instances = case.instances(size)[first::step]
         for number in range(case.repeats if repeats is None else repeats):
-            first = number % len(case.methods)
-            methods = [*case.methods[first:], *case.methods[:first]]
+            turn = number % len(case.methods)
+            methods = [*case.methods[turn:], *case.methods[:turn]]
             for instance in instances:
                 for method in methods:
                     if method.applies(instance):

@@ -34,20 +34,23 @@ class Subject:
     problem: bl.Problem
 
 
-def _build(family: str, number: int) -> Subject:
+def build(family: str, number: int) -> Subject:
+    """Draw a problem and find its truth."""
     drawn = draw(family, number)
     return Subject(drawn, truth(family, number), to_problem(drawn))
 
 
 def _instances(size: str) -> Sequence[Instance]:
     return [
-        Instance(f"{family} {number:03d}", lambda f=family, i=number: _build(f, i), family)
+        Instance(f"{family} {number:03d}", lambda f=family, i=number: build(f, i), family)
         for family in FAMILIES
         for number in range(PER_FAMILY[size])
     ]
 
 
-def _ours(name: str, solver: Any, groups: frozenset[str] | None = None) -> Method:
+def ours(name: str, solver: Any, groups: frozenset[str] | None = None) -> Method:
+    """Return a solver as a method whose claims are compared with the truth."""
+
     def run(subject: Subject, limit: float) -> Measurement:
         def judged(solution: bl.Solution) -> tuple[str, str]:
             certificate = solution.certificate
@@ -67,7 +70,7 @@ def _ours(name: str, solver: Any, groups: frozenset[str] | None = None) -> Metho
 
 def _user_m() -> Method:
     """A bound of the user's that is surely too small: the best it may be called is feasible."""
-    method = _ours(_WRONG_M, _kkt(bl.BigM(multiplier=0.3, slack=0.3)), _OPTIMISTIC)
+    method = ours(_WRONG_M, _kkt(bl.BigM(multiplier=0.3, slack=0.3)), _OPTIMISTIC)
 
     def run(subject: Subject, limit: float) -> Measurement:
         measured = method.run(subject, limit)
@@ -144,18 +147,18 @@ CASE = Case(
     claim="No exact method makes a wrong claim; a bound of the user's is never called a proof.",
     instances=_instances,
     methods=(
-        _ours("auto", bl.Auto()),
-        _ours("KKT SOS1 scip", _kkt(bl.SOS1()), _OPTIMISTIC),
-        _ours("KKT Indicator scip", _kkt(bl.Indicator()), _OPTIMISTIC),
-        _ours("KKT BigM scip", _kkt(bl.BigM()), _OPTIMISTIC),
-        _ours("KKT BigM highs", _kkt(bl.BigM(), "highs"), _OPTIMISTIC),
-        _ours("KKT Product scip", _kkt(bl.Product()), _OPTIMISTIC),
-        _ours("StrongDuality SOS1 scip", _duality(bl.SOS1()), _OPTIMISTIC),
-        _ours("StrongDuality Indicator scip", _duality(bl.Indicator()), _OPTIMISTIC),
-        _ours("StrongDuality BigM highs", _duality(bl.BigM(), "highs"), _OPTIMISTIC),
-        _ours("StrongDuality Product scip", _duality(bl.Product()), _OPTIMISTIC),
-        _ours("WorstCase SOS1 scip", _worst(bl.SOS1()), _PESSIMISTIC),
-        _ours("WorstCase Indicator scip", _worst(bl.Indicator()), _PESSIMISTIC),
+        ours("auto", bl.Auto()),
+        ours("KKT SOS1 scip", _kkt(bl.SOS1()), _OPTIMISTIC),
+        ours("KKT Indicator scip", _kkt(bl.Indicator()), _OPTIMISTIC),
+        ours("KKT BigM scip", _kkt(bl.BigM()), _OPTIMISTIC),
+        ours("KKT BigM highs", _kkt(bl.BigM(), "highs"), _OPTIMISTIC),
+        ours("KKT Product scip", _kkt(bl.Product()), _OPTIMISTIC),
+        ours("StrongDuality SOS1 scip", _duality(bl.SOS1()), _OPTIMISTIC),
+        ours("StrongDuality Indicator scip", _duality(bl.Indicator()), _OPTIMISTIC),
+        ours("StrongDuality BigM highs", _duality(bl.BigM(), "highs"), _OPTIMISTIC),
+        ours("StrongDuality Product scip", _duality(bl.Product()), _OPTIMISTIC),
+        ours("WorstCase SOS1 scip", _worst(bl.SOS1()), _PESSIMISTIC),
+        ours("WorstCase Indicator scip", _worst(bl.Indicator()), _PESSIMISTIC),
         _user_m(),
         *(_peer(M) for M in INVENTED),
     ),

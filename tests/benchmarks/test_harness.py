@@ -60,6 +60,8 @@ def journal(tmp_path):
 @pytest.mark.parametrize("name", sorted(all_cases()))
 def test_cases_are_well_formed(name):
     case = all_cases()[name]
+    if why := case.missing():
+        pytest.skip(why)
     assert case.name == name
     assert case.claim
     assert case.baseline in {method.name for method in case.methods}
@@ -75,6 +77,15 @@ def test_rounds_are_outermost_and_begin_with_another_method():
     assert [job.method.name for job in jobs[:3]] == ["quick", "broken", "peer"]
     assert [job.method.name for job in jobs[8:11]] == ["broken", "peer", "quick"]
     assert {job.instance.group for job in jobs if job.method.name == "peer"} == {"a"}
+
+
+def test_parts_share_the_instances():
+    jobs = [[j.instance.name for j in plan([toy()], "small", 1, (i, 2))] for i in (1, 2)]
+    assert jobs == [["one", "one", "one", "two", "two"], ["spoilt"] * 3]
+
+
+def test_a_case_that_cannot_run_here_is_left_out():
+    assert not list(plan([toy(missing=lambda: "no data")], "small"))
 
 
 def test_a_bad_instance_does_not_cost_the_run(journal):
@@ -239,6 +250,14 @@ def test_the_command_line_runs_a_case(tmp_path):
     found = read(output)
     assert len(found) == 5
     assert {r["outcome"] for r in found} == {"solved"}
+
+
+@pytest.mark.parametrize("part", ["3/2", "half"])
+def test_the_command_line_refuses_a_part_that_is_none(part):
+    command = [sys.executable, "-m", "benchmarks", "run", "compile", "--part", part]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "i/n" in done.stderr
 
 
 def test_the_command_line_names_what_it_does_not_know():

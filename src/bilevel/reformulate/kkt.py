@@ -10,6 +10,7 @@ from bilevel.problem.functions import Array, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.reformulate.builder import Builder
 from bilevel.reformulate.encodings import SOS1, AbstractEncoding
+from bilevel.reformulate.exchange import exchange
 from bilevel.reformulate.products import Linearizer
 from bilevel.reformulate.reformulation import (
     AbstractReformulation,
@@ -75,7 +76,8 @@ class KKT(AbstractReformulation):
                 builder.rows(linearizer.rows(part))
         builder.rows(linearizer.rows(form.rows))
         add_prices(builder, form, multipliers)
-        objective = linearizer.objective(form.objective)
+        cost = exchange(form.objective, form.followers, multipliers, len(builder))
+        objective = linearizer.objective(cost)
         note = "; ".join(dict.fromkeys(o for o in origins if o))
         proved = self.encoding.proved
         program, tolerant = builder.build(objective), not self.encoding.linearizes

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from bilevel.problem.functions import Array, Monomials, Rows
 from bilevel.problem.standard import FollowerForm, StandardForm
 from bilevel.reformulate.encodings import SOS1, AbstractEncoding
+from bilevel.reformulate.exchange import exchange
 from bilevel.reformulate.kkt import add_prices
 from bilevel.reformulate.products import Linearizer
 from bilevel.reformulate.reformulation import (
@@ -93,7 +94,8 @@ class StrongDuality(AbstractReformulation):
             builder.rows(gap)
         builder.rows(linearizer.rows(form.rows))
         add_prices(builder, form, multipliers)
-        objective = linearizer.objective(form.objective)
+        cost = exchange(form.objective, form.followers, multipliers, len(builder))
+        objective = linearizer.objective(cost)
         note = "; ".join(dict.fromkeys(o for o in origins if o))
         proved = self.encoding.proved
         program = builder.build(objective)

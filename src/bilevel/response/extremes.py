@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel.problem.functions import Array, Objective, Rows
-from bilevel.problem.standard import LEADER, StandardForm
+from bilevel.problem.standard import LEADER, StandardForm, is_convex
 from bilevel.program import Termination
 from bilevel.response.response import Response, is_nash, respond
 
@@ -69,6 +69,8 @@ def _auxiliary(form: StandardForm) -> Array:
 def _extreme_value(
     response: Response, objective: Objective, sign: float, free: Array, with_rows: bool
 ) -> float | None:
+    if sign < 0 and _grows(response, objective):
+        return objective.sign * np.inf
     scaled = Objective(sign * objective.P, sign * objective.c)
     raw, w = response.extreme(scaled, free, with_rows)
     if raw is None:
@@ -78,6 +80,21 @@ def _extreme_value(
     if raw.termination is not Termination.OPTIMAL:
         return None
     return objective.sign * objective.evaluate(w)
+
+
+def _grows(response: Response, objective: Objective) -> bool:
+    """Return whether a convex quadratic grows for ever over the face.
+
+    It does along a ray ``d`` of the face with ``P d != 0``, which a random combination of the rows
+    of ``P`` sees. A global solver would look for the maximum in vain.
+    """
+    own = np.flatnonzero(response.form.follower_mask)
+    if not objective.P[own][:, own].nnz or not is_convex(objective, own):
+        return False
+    seen = np.zeros(len(objective.c))
+    seen[own] = objective.P[own][:, own] @ np.random.default_rng(0).normal(size=len(own))
+    ends = [response.extreme(_linear(s * seen), np.empty(0, int), False)[0] for s in (1.0, -1.0)]
+    return any(raw is not None and raw.termination is Termination.UNBOUNDED for raw in ends)
 
 
 def _is_unique(response: Response) -> bool | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
 
-from bilevel.problem.functions import Array
+import numpy as np
+import scipy.sparse as sp
+
+from bilevel.problem.functions import Array, Objective
 from bilevel.problem.standard import StandardForm
-from bilevel.program import Feature, Limits
+from bilevel.program import Feature, Limits, Program
 from bilevel.reformulate.bounds import high_point
 from bilevel.response.answer import solve_continuous
 
@@ -17,19 +20,27 @@ _SECONDS = 2.0
 def initial_point(form: StandardForm) -> Array | None:
     """Return the optimum of the high-point relaxation (followers merely feasible), if it is cheap.
 
-    The followers then answer to its leader decision, which is a feasible point unless a coupling
-    constraint objects.
+    Where that is unbounded or not convex, any point of it. The followers then answer to its leader
+    decision, which is a feasible point unless a coupling constraint objects.
     """
     if len(form.rows.products) or any(len(f.rows.products) for f in form.followers):
         return None
     if form.prices or form.values:
         return None
     program = high_point(form)
+    attempts = [program, _indifferent(program)]
     if program.features & (Feature.NONCONVEX_QUADRATIC | Feature.INTEGER_QUADRATIC):
-        return None
+        attempts = attempts[1:]
     limits = Limits(time_limit=_SECONDS, rtol=1e-2)
-    raw, _ = solve_continuous(program, ("highs", "clarabel"), limits)
-    if raw is None or raw.v is None:
-        return None
-    w = raw.v[: form.n]
-    return np.where(form.columns.integer, np.round(w), w)
+    for attempt in attempts:
+        raw, _ = solve_continuous(attempt, ("highs", "clarabel"), limits)
+        if raw is not None and raw.v is not None:
+            w = raw.v[: form.n]
+            return np.where(form.columns.integer, np.round(w), w)
+    return None
+
+
+def _indifferent(program: Program) -> Program:
+    """Return the program without its objective: bounded, and no harder than its constraints."""
+    n = program.n
+    return replace(program, objective=Objective(sp.csr_array((n, n)), np.zeros(n)))
