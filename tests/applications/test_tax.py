@@ -67,7 +67,15 @@ def test_revenue_is_the_best_of_its_pieces(seed, share):
 def test_without_quota_the_best_tax_for_welfare_is_the_damage(seed):
     data = firms(10, seed)
     game = emission_tax(*data, objective="welfare", damage=4.0)
-    assert check(game, bl.solve(game.problem), *data) == pytest.approx(4.0, abs=1e-3)
+    solution = bl.solve(game.problem)
+    tax = check(game, solution, *data)
+    margin, slope, intensity = data
+    q = np.maximum(margin - 4.0 * intensity, 0) / slope
+    best = margin @ q - slope / 2 @ q**2 - 4.0 * intensity @ q
+    assert solution.leader_value == pytest.approx(best, rel=2e-6)
+    # Welfare falls with the square of the tax's error.
+    curvature = (intensity**2 / slope)[margin > 4.5 * intensity].sum()
+    assert abs(tax - 4.0) <= np.sqrt(2 * 2e-6 * best / curvature)
 
 
 @pytest.mark.parametrize("seed", range(3))

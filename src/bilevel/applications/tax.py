@@ -110,7 +110,7 @@ def emission_tax(
     The revenue is one product of two leader variables, the tax and the emissions, which a coupling
     constraint ties to the firms' answers. Written firm by firm without a product, as
     ``sum_i margin_i q_i - slope_i q_i**2``, it is concave, but its relaxation knows nothing of the
-    tax, and branch and bound needs more nodes.
+    tax, whose range is what branch and bound has to cut.
 
     References
     ----------

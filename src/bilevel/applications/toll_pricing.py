@@ -169,7 +169,8 @@ def toll_pricing(
     >>> arcs = [("a", "b", 2), ("a", "m", 7), ("m", "b", 0), ("c", "a", 1), ("c", "b", 6)]
     >>> game = toll_pricing(arcs, [("a", "b")], [("a", "b", 10), ("c", "b", 5)])
     >>> solution = bl.solve(game.problem)
-    >>> print(solution.status.name, game.tolls(solution)["a", "b"], solution.leader_value)
+    >>> toll = game.tolls(solution)["a", "b"]
+    >>> print(solution.status.name, round(toll, 4), round(solution.leader_value, 4))
     OPTIMAL 5.0 50.0
     """
     network = Network.of(arcs)
