@@ -9,8 +9,11 @@ import scipy.sparse as sp
 
 from bilevel.problem.functions import Array, Objective, Rows
 from bilevel.problem.standard import LEADER, StandardForm, is_convex
-from bilevel.program import Termination
+from bilevel.program import Limits, Termination
 from bilevel.response.response import Response, is_nash, respond
+from bilevel.structure import Stance
+
+_REMARK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,15 @@ def extremes(form: StandardForm, w: Array) -> Extremes:
     if len(auxiliary) and form.objective.c[auxiliary].any():
         notes.append("The worst value is not computed: the objective is not linear in the answers.")
     else:
-        pessimistic = _extreme_value(response, form.objective, -1.0, np.empty(0, int), False)
+        # Only the pessimistic problem's certificate depends on it. Elsewhere it is a remark, which
+        # may need the global maximum of a convex function.
+        limits = (
+            Limits() if form.stance is Stance.PESSIMISTIC else Limits(time_limit=_REMARK_SECONDS)
+        )
+        none = np.empty(0, int)
+        pessimistic = _extreme_value(response, form.objective, -1.0, none, False, limits)
+        if pessimistic is None:
+            notes.append("The worst value at this decision was not found.")
     unique = _is_unique(response)
     if unique and pessimistic is None:
         pessimistic, notes = optimistic, []
@@ -67,12 +78,17 @@ def _auxiliary(form: StandardForm) -> Array:
 
 
 def _extreme_value(
-    response: Response, objective: Objective, sign: float, free: Array, with_rows: bool
+    response: Response,
+    objective: Objective,
+    sign: float,
+    free: Array,
+    with_rows: bool,
+    limits: Limits | None = None,
 ) -> float | None:
     if sign < 0 and _grows(response, objective):
         return objective.sign * np.inf
     scaled = Objective(sign * objective.P, sign * objective.c)
-    raw, w = response.extreme(scaled, free, with_rows)
+    raw, w = response.extreme(scaled, free, with_rows, limits)
     if raw is None:
         return None
     if raw.termination is Termination.UNBOUNDED:

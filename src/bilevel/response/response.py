@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from bilevel.errors import BackendError
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.standard import LEADER, StandardForm
-from bilevel.program import Program, RawAnswer, Termination
+from bilevel.program import Limits, Program, RawAnswer, Termination
 from bilevel.response.answer import (
     FIND_ROUTES,
     FollowerAnswer,
@@ -46,7 +46,11 @@ class Response:
         return all(a.face is not None for a in self.answers)
 
     def extreme(
-        self, objective: Objective, free: Array, with_leader_rows: bool
+        self,
+        objective: Objective,
+        free: Array,
+        with_leader_rows: bool,
+        limits: Limits | None = None,
     ) -> tuple[RawAnswer | None, Array]:
         """Minimise a function over the followers' faces and the leader columns ``free``.
 
@@ -58,6 +62,8 @@ class Response:
             Leader columns that may move too, shape ``(k,)``.
         with_leader_rows
             Whether the leader's constraints must hold.
+        limits
+            When to give up.
 
         Returns
         -------
@@ -89,7 +95,9 @@ class Response:
             upper,
         )
         program = replace(program, cones=tuple(cone.pad(len(lower)) for cone in cones))
-        raw, _ = solve_continuous(program, ("highs", "clarabel", "daqp", "scip"))
+        raw, _ = solve_continuous(
+            program, ("highs", "clarabel", "daqp", "scip"), limits or Limits()
+        )
         w = self.w.copy()
         if raw is not None and raw.v is not None:
             w[columns] = raw.v[:n]

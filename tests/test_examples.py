@@ -1,0 +1,17 @@
+"""The examples run, and their assertions hold."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+FILES = sorted((Path(__file__).parents[1] / "examples").glob("[0-9][0-9]_*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_example_runs(file, tmp_path, monkeypatch):
+    text = file.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 80
+    assert text.splitlines()[-1].startswith("assert ")
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(file), run_name="__main__")
