@@ -21,12 +21,8 @@ _STATUS = {
     highspy.HighsModelStatus.kObjectiveBound: Termination.LIMIT,
 }
 # HiGHS refuses to run when `threads` differs from what an earlier instance asked for.
-_OPTIONS = (
-    ("output_flag", False),
-    ("presolve", "off"),
-    ("primal_feasibility_tolerance", 1e-9),
-    ("dual_feasibility_tolerance", 1e-9),
-)
+_OPTIONS = (("output_flag", False), ("presolve", "off"))
+_TIGHT, _USUAL = 1e-9, 1e-7
 
 
 class HiGHSSession(AbstractSession):
@@ -41,6 +37,7 @@ class HiGHSSession(AbstractSession):
         self._solver = _Quiet()
         for name, value in _OPTIONS:
             self._solver.setOptionValue(name, value)
+        self._set_tolerance(_TIGHT)
         self._solver.passModel(_model(compact))
         self._warm: Any = None
 
@@ -55,9 +52,7 @@ class HiGHSSession(AbstractSession):
         solver.setOptionValue("objective_bound", cutoff)
         termination = self._run()
         if termination in (Termination.NUMERICAL, Termination.INFEASIBLE_OR_UNBOUNDED):
-            solver.clearSolver()
-            solver.setOptionValue("objective_bound", np.inf)
-            termination = self._run()
+            termination = self._again()
         self._warm = None
         if termination is not Termination.OPTIMAL:
             return NodeAnswer(termination)
@@ -77,6 +72,24 @@ class HiGHSSession(AbstractSession):
             at = moved[split:]
             rows = (at - self._count).astype(np.int32)
             self._solver.changeRowsBounds(len(at), rows, low[at], high[at])
+
+    def _again(self) -> Termination:
+        """Solve from scratch, at last as HiGHS would by itself."""
+        self._solver.setOptionValue("objective_bound", np.inf)
+        self._solver.clearSolver()
+        termination = self._run()
+        if termination is Termination.NUMERICAL:
+            self._set_tolerance(_USUAL)
+            self._solver.setOptionValue("presolve", "choose")
+            self._solver.clearSolver()
+            termination = self._run()
+            self._solver.setOptionValue("presolve", "off")
+            self._set_tolerance(_TIGHT)
+        return termination
+
+    def _set_tolerance(self, value: float) -> None:
+        for kind in ("primal", "dual"):
+            self._solver.setOptionValue(f"{kind}_feasibility_tolerance", value)
 
     def _run(self) -> Termination:
         self._solver.run()

@@ -99,7 +99,7 @@ class Branching(AbstractSolver):
         recorder = Recorder(form, request, reformed.proved)
         request = replace(request, options={**self._options(), **request.options})
         raw = self._search(form, reformed, request, recorder, first)
-        if self._is_exact(reformed, raw):
+        if raw.v is not None and self._is_exact(reformed, raw):
             w, multipliers = reformed.invert(raw.v)
             outcome = Outcome(Status.OPTIMAL, w, raw.bound, multipliers, note=reformed.note)
         else:

@@ -301,6 +301,8 @@ class Search:
             v, bound = None, -np.inf
         elif ended is Termination.OPTIMAL and v is None:
             ended = Termination.NUMERICAL if self._is_lost else Termination.INFEASIBLE
+        elif ended is Termination.OPTIMAL and bound < self._value - self._gap(self._value):
+            ended = Termination.NUMERICAL  # subproblems without a verdict keep the bound down
         if ended is not Termination.INFEASIBLE and not np.isfinite(bound):
             bound = -np.inf
         seconds = time.perf_counter() - self._began
