@@ -24,7 +24,7 @@ from bilevel.reformulate import (
     lift,
 )
 from bilevel.solution import Certificate, Solution, Stats, Tolerances
-from bilevel.solvers import Auto, Choice, SingleLevel, WorstCase, solve
+from bilevel.solvers import Auto, Branching, Choice, SingleLevel, WorstCase, solve
 from bilevel.status import Status
 from bilevel.structure import Stance, Structure
 from bilevel.verify import verify
@@ -40,6 +40,7 @@ __all__ = [
     "BigM",
     "BilevelError",
     "BilevelWarning",
+    "Branching",
     "Certificate",
     "Choice",
     "Follower",

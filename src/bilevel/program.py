@@ -183,6 +183,9 @@ class Limits:
         Passed to the vendor verbatim.
     progress
         Called now and then; returning ``True`` stops the solve.
+    improve
+        Called with a relaxation's point; returns a feasible point made from it, or ``None``.
+        Backends without such a hook do not use it.
     """
 
     time_limit: float | None = None
@@ -192,6 +195,7 @@ class Limits:
     verbose: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     progress: Callable[[Progress], bool | None] | None = None
+    improve: Callable[[Array], Array | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ _ENTRIES = {
     "highs": _Entry("highspy", "highspy", "bilevel.backends.highs", "HiGHS"),
     "scip": _Entry("pyscipopt", "pyscipopt", "bilevel.backends.scip", "SCIP"),
     "clarabel": _Entry("clarabel", "clarabel", "bilevel.backends.clarabel", "Clarabel"),
+    "tree": _Entry("highspy", "highspy", "bilevel.backends.tree", "Tree"),
     "daqp": _Entry("daqp", "daqp", "bilevel.backends.daqp", "DAQP"),
 }
 

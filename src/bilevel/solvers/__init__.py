@@ -1,6 +1,7 @@
 """A problem in, a solution out: a reformulation with a backend, or an iteration."""
 
 from bilevel.solvers.auto import Auto, Choice
+from bilevel.solvers.branching import Branching
 from bilevel.solvers.single_level import SingleLevel
 from bilevel.solvers.solve import solve
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
@@ -9,6 +10,7 @@ from bilevel.solvers.worst_case import WorstCase
 __all__ = [
     "AbstractSolver",
     "Auto",
+    "Branching",
     "Choice",
     "Outcome",
     "Request",

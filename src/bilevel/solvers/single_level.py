@@ -64,13 +64,13 @@ class SingleLevel(AbstractSolver):
     def run(self, form: StandardForm, request: Request) -> Outcome:
         """See the abstract method."""
         reformed = self.reformulation.apply(form)
-        first = None if request.start is None else _answered(form, request.start)
+        first = None if request.start is None else answered(form, request.start)
         recorder = Recorder(form, request, reformed.proved)
         raw = self.trusted_answer(form, reformed, request, recorder, first)
         if raw.v is None and first is None and raw.termination in _UNDECIDED:
             # The backend found nothing in time; the followers can still be asked for an answer.
             guess = initial_point(form)
-            first = None if guess is None else _answered(form, guess)
+            first = None if guess is None else answered(form, guess)
         outcome = self.judge(form, request, reformed, raw, first)
         return replace(
             outcome,
@@ -196,7 +196,7 @@ class SingleLevel(AbstractSolver):
         return self._is_feasible(self.reformulation.apply(form), request)
 
 
-def _answered(form: StandardForm, w: Array) -> tuple[Array, tuple[Array, ...]] | None:
+def answered(form: StandardForm, w: Array) -> tuple[Array, tuple[Array, ...]] | None:
     """Return a bilevel feasible point with multipliers: the followers' answers to a decision."""
     if form.stance is Stance.PESSIMISTIC:
         return None

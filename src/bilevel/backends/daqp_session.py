@@ -1,0 +1,95 @@
+"""DAQP for small programs solved again and again with other bounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import daqp
+import numpy as np
+
+from bilevel.backends.compact import Compact
+from bilevel.backends.daqp import _STATUS
+from bilevel.backends.session import AbstractSession, NodeAnswer
+from bilevel.problem.functions import Array
+from bilevel.program import Termination
+
+_HUGE = 1e30
+_EQUATION = 5
+# Weight of the proximal term for linear programs, of the size of their costs.
+_PROXIMAL = 0.02
+_RESIDUAL = 1e-7
+_PASSES = 3
+
+
+class DAQPSession(AbstractSession):
+    """A dense linear or convex quadratic program.
+
+    A linear program is a sequence of strictly convex ones with a proximal term, which ends at an
+    exact vertex. An optimum is checked against its optimality conditions, because a bound rests on
+    it; what else DAQP says is not proved and asks for a second opinion.
+    """
+
+    def __init__(self, compact: Compact) -> None:
+        self._constant, self._count = compact.constant, compact.count
+        rows, self._columns = _scaling(compact.A.toarray())
+        self._scale = np.concatenate([self._columns, 1.0 / rows])
+        outer = self._columns[:, None] * self._columns
+        self._P = np.ascontiguousarray(compact.P.toarray() * outer)
+        self._c = np.ascontiguousarray(compact.c * self._columns)
+        self._A = np.ascontiguousarray(rows[:, None] * compact.A.toarray() * self._columns)
+        self._size = max(1.0, float(np.abs(self._c).max(initial=0.0)))
+        self._options: dict[str, Any] = {"primal_tol": 1e-10, "dual_tol": 1e-12}
+        self._is_linear = not compact.P.nnz
+        if self._is_linear:
+            self._options["eps_prox"] = _PROXIMAL * self._size
+
+    def solve(
+        self, low: Array, high: Array, warm: Any = None, cutoff: float = np.inf
+    ) -> NodeAnswer:
+        """See the abstract method; ``warm`` are entries, ``cutoff`` is not used."""
+        del cutoff
+        sense = np.where(low == high, _EQUATION, 0).astype(np.int32)
+        low = np.maximum(low / self._scale, -_HUGE)
+        high = np.minimum(high / self._scale, _HUGE)
+        n, near = self._count, {}
+        if warm is not None and self._is_linear:
+            near["primal_start"] = warm[:n] / self._columns
+        try:
+            y, _, code, info = daqp.solve(
+                self._P, self._c, self._A, high, low, sense, **near, **self._options
+            )
+        except Exception:
+            return NodeAnswer(Termination.NUMERICAL)
+        termination = _STATUS.get(code, Termination.NUMERICAL)
+        if termination is not Termination.OPTIMAL:
+            return NodeAnswer(termination)
+        entries, lam, gradient = np.concatenate([y, self._A @ y]), info["lam"], self._P @ y
+        active = np.where(lam > 0, high, np.where(lam < 0, low, entries))
+        wrong = max(
+            np.abs(gradient + self._c + lam[:n] + lam[n:] @ self._A).max(initial=0.0) / self._size,
+            np.abs(active - entries).max(initial=0.0),
+            (entries - high).max(initial=0.0),
+            (low - entries).max(initial=0.0),
+        )
+        if wrong > _RESIDUAL:
+            return NodeAnswer(Termination.NUMERICAL)
+        value = 0.5 * float(y @ gradient) + float(self._c @ y) + self._constant
+        entries *= self._scale
+        return NodeAnswer(termination, entries, value, entries)
+
+
+def _scaling(A: Array) -> tuple[Array, Array]:
+    """Return factors of rows and columns, powers of two, that bring entries' sizes together."""
+    size = np.abs(A)
+    rows, columns = np.ones(A.shape[0]), np.ones(A.shape[1])
+    for _ in range(_PASSES):
+        rows *= _balance(size * rows[:, None] * columns, axis=1)
+        columns *= _balance(size * rows[:, None] * columns, axis=0)
+    return rows, columns
+
+
+def _balance(size: Array, axis: int) -> Array:
+    largest = size.max(axis=axis, initial=0.0)
+    smallest = np.where(size > 0, size, np.inf).min(axis=axis, initial=np.inf)
+    middle = np.sqrt(np.where(largest > 0, largest * np.where(largest > 0, smallest, 1.0), 1.0))
+    return np.exp2(-np.round(np.log2(middle)))

@@ -1,0 +1,315 @@
+"""Best-bound search with dives over complementarity pairs and integers, without any big-M."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bilevel.backends.compact import Compact
+from bilevel.backends.session import AbstractSession, NodeAnswer
+from bilevel.backends.tree.disjunctions import Change, Disjunctions
+from bilevel.backends.tree.rule import Pseudocosts, score
+from bilevel.problem.functions import Array
+from bilevel.program import Limits, Program, Progress, RawAnswer, Termination
+
+_SILENCE = 0.1
+# Seconds a first answer is expected to cost; small problems are over before it pays.
+_FIRST_ANSWER = 0.004
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the tree is searched.
+
+    Parameters
+    ----------
+    candidates
+        How many disjunctions strong branching tries at a node.
+    reliable
+        From how many trials on pseudocosts are believed.
+    effort
+        Share of the time spent on making feasible points from relaxations.
+    """
+
+    candidates: int = 4
+    reliable: int = 1
+    effort: float = 0.2
+
+
+@dataclass(order=True)
+class Node:
+    """A subproblem whose relaxation is solved, ordered by its bound."""
+
+    bound: float
+    number: int
+    changes: tuple[Change, ...] = field(compare=False)
+    answer: NodeAnswer = field(compare=False, repr=False)
+
+
+class Search:
+    """One run over one program.
+
+    Parameters
+    ----------
+    program
+        With linear rows.
+    compact, session
+        The program without slack columns, and where its relaxation is solved.
+    limits
+        Time, gap, callback.
+    settings
+        How to search.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        compact: Compact,
+        session: AbstractSession,
+        limits: Limits,
+        settings: Settings,
+    ) -> None:
+        self._program, self._compact, self._session = program, compact, session
+        self._limits, self._settings = limits, settings
+        self._choices = Disjunctions(program, compact)
+        self._costs = Pseudocosts(len(self._choices))
+        self._heap: list[Node] = []
+        self._began = time.perf_counter()
+        self._best: Array | None = None
+        self._value = np.inf
+        self._nodes = self._created = 0
+        self._closed = np.inf  # the lowest bound of what was fathomed, or lost
+        self._active = np.inf  # the bound of the node being looked at
+        self._is_lost = False
+        self._improving = _FIRST_ANSWER
+        self._reported = -np.inf
+        self._is_stopped = self._is_unbounded = False
+
+    def run(self, start: Array | None = None) -> RawAnswer:
+        """Search until the gap is closed or a limit is met."""
+        ended = Termination.OPTIMAL
+        try:
+            if start is not None:
+                self._offer(start)
+            self._push(self._node((), None, -np.inf))
+            while self._heap and ended is Termination.OPTIMAL:
+                node = heapq.heappop(self._heap)
+                if node.bound >= self._cutoff():
+                    self._close(node.bound)
+                    self._heap.clear()
+                    break
+                self._dive(node)
+                if self._is_unbounded:
+                    ended = Termination.UNBOUNDED
+                elif self._must_stop():
+                    ended = Termination.LIMIT
+        except KeyboardInterrupt:
+            ended = Termination.INTERRUPTED
+        return self._answer(ended)
+
+    # -- the tree
+
+    def _dive(self, node: Node | None) -> None:
+        """Branch on a node and go on with the better child until nothing is left of it."""
+        while node is not None:
+            self._nodes += 1
+            self._active = node.bound
+            children = self._branch(node)
+            self._active = np.inf
+            if self._must_stop():
+                for child in children:
+                    self._push(child)
+                return
+            children.sort()
+            for child in children[1:]:
+                self._push(child)
+            node = children[0] if children else None
+            self._report()
+
+    def _branch(self, node: Node) -> list[Node]:
+        """Return the children worth looking at; fathom what can be fathomed."""
+        if node.bound >= self._cutoff():
+            self._close(node.bound)
+            return []
+        low, high = self._bounds(node.changes)
+        entries = node.answer.entries
+        found, distance = self._choices.violated(entries, low, high)
+        if len(found) == 0:
+            if entries is None:
+                self._is_unbounded = True
+                return []
+            found, distance = self._leaf(node, low, high)
+            if len(found) == 0:
+                return []
+        elif entries is not None:
+            self._improve(entries)
+        return self._choose(node, low, high, self._costs.order(found, distance))
+
+    def _choose(self, node: Node, low: Array, high: Array, order: Array) -> list[Node]:
+        """Try promising disjunctions and return the children of the best."""
+        best: list[Node] = []
+        rated, tried = -1.0, 0
+        for index in order.tolist():
+            known = self._costs.known(index) >= self._settings.reliable
+            if best and (known or tried >= self._settings.candidates):
+                if tried >= self._settings.candidates:
+                    break
+                continue
+            children = []
+            for side, change in enumerate(
+                self._choices.sides(index, node.answer.entries, low, high)
+            ):
+                child = self._node((*node.changes, change), node.answer.warm, node.bound)
+                self._costs.learn(index, side, np.inf if child is None else _gain(child, node))
+                if child is not None:
+                    children.append(child)
+            if len(children) < 2:
+                # One side is impossible: nothing can be better than to know that.
+                return children
+            tried += 1
+            rating = score(*(_gain(child, node) for child in children))
+            if rating > rated:
+                rated, best = rating, children
+            if known:
+                break
+        return best
+
+    def _leaf(self, node: Node, low: Array, high: Array) -> tuple[Array, Array]:
+        """Make an almost complementary point exactly so; return what must still be decided."""
+        entries = node.answer.entries
+        if entries is None:
+            return np.empty(0, int), np.empty(0)
+        changes = self._choices.pattern(entries, low, high)
+        exact = self._solve((*node.changes, *changes), node.answer.warm, np.inf)
+        if exact.entries is not None:
+            self._take(exact.entries)
+            if exact.value <= node.bound + self._gap(exact.value):
+                self._close(node.bound)
+                return np.empty(0, int), np.empty(0)
+        found, distance = self._choices.rest(entries, low, high)
+        if len(found) == 0:
+            # Everything is decided; what remains is rounding of integers, or the session's.
+            self._is_lost |= exact.entries is None
+            self._close(node.bound)
+        return found, distance
+
+    # -- feasible points
+
+    def _improve(self, entries: Array) -> None:
+        improve = self._limits.improve
+        elapsed = time.perf_counter() - self._began
+        if improve is None or self._improving > self._settings.effort * elapsed:
+            return
+        began = time.perf_counter()
+        better = improve(self._compact.expand(entries))
+        self._improving += time.perf_counter() - began
+        if better is not None:
+            self._offer(better)
+
+    def _offer(self, v: Array) -> None:
+        """Take a point of the program, made exact in the pattern it is nearest to."""
+        entries = self._compact.collapse(v)
+        low, high = self._bounds(())
+        answer = self._solve(tuple(self._choices.pattern(entries, low, high)), None, np.inf)
+        if answer.entries is not None:
+            self._take(answer.entries)
+
+    def _take(self, entries: Array) -> None:
+        v = self._compact.expand(entries)
+        value = self._program.objective.evaluate(v)
+        if value < self._value:
+            self._best, self._value = v, value
+            self._report(at_once=True)
+
+    # -- small things
+
+    def _node(self, changes: tuple[Change, ...], warm: object, bound: float) -> Node | None:
+        """Solve a subproblem; ``None`` if nothing in it is worth looking at."""
+        answer = self._solve(changes, warm, self._cutoff())
+        if answer.termination is Termination.INFEASIBLE:
+            return None
+        if answer.termination is Termination.LIMIT:
+            self._close(self._cutoff())
+            return None
+        if answer.termination in (Termination.NUMERICAL, Termination.INFEASIBLE_OR_UNBOUNDED):
+            self._is_lost = True
+            self._close(bound)
+            return None
+        self._created += 1
+        # A child cannot be better than its parent, whatever rounding says.
+        return Node(max(answer.value, bound), self._created, changes, answer)
+
+    def _solve(self, changes: tuple[Change, ...], warm: object, cutoff: float) -> NodeAnswer:
+        low, high = self._bounds(changes)
+        if np.any(low > high):
+            return NodeAnswer(Termination.INFEASIBLE)
+        return self._session.solve(low, high, warm, cutoff)
+
+    def _bounds(self, changes: tuple[Change, ...]) -> tuple[Array, Array]:
+        low, high = self._compact.low.copy(), self._compact.high.copy()
+        for entry, least, most in changes:
+            if least > low[entry]:
+                low[entry] = least
+            if most < high[entry]:
+                high[entry] = most
+        return low, high
+
+    def _push(self, node: Node | None) -> None:
+        if node is not None:
+            heapq.heappush(self._heap, node)
+
+    def _close(self, bound: float) -> None:
+        self._closed = min(self._closed, bound)
+
+    def _gap(self, value: float) -> float:
+        return self._limits.atol + self._limits.rtol * max(1.0, abs(value))
+
+    def _cutoff(self) -> float:
+        if not np.isfinite(self._value):
+            return np.inf
+        return self._value - 0.5 * self._gap(self._value)
+
+    def _bound(self) -> float:
+        waiting = self._heap[0].bound if self._heap else np.inf
+        return min(waiting, self._active, self._closed, self._value)
+
+    def _must_stop(self) -> bool:
+        limit = self._limits.time_limit
+        late = limit is not None and time.perf_counter() - self._began > limit
+        return late or self._is_stopped or self._is_unbounded
+
+    def _report(self, at_once: bool = False) -> None:
+        now, progress = time.perf_counter() - self._began, self._limits.progress
+        if progress is None or (not at_once and now - self._reported < _SILENCE):
+            return
+        self._reported = now
+        bound = self._bound()
+        moment = Progress(
+            now,
+            self._value if np.isfinite(self._value) else None,
+            bound if np.isfinite(bound) else None,
+            self._nodes,
+        )
+        self._is_stopped |= bool(progress(moment))
+
+    def _answer(self, ended: Termination) -> RawAnswer:
+        bound, v = self._bound(), self._best
+        if ended is Termination.UNBOUNDED:
+            v, bound = None, -np.inf
+        elif ended is Termination.OPTIMAL and v is None:
+            ended = Termination.NUMERICAL if self._is_lost else Termination.INFEASIBLE
+        elif ended is Termination.OPTIMAL and bound < self._value - self._gap(self._value):
+            ended = Termination.NUMERICAL  # subproblems without a verdict keep the bound down
+        if ended is not Termination.INFEASIBLE and not np.isfinite(bound):
+            bound = -np.inf
+        seconds = time.perf_counter() - self._began
+        words = f"{ended.value} after {self._nodes} nodes"
+        return RawAnswer(ended, v, bound, None, self._nodes, seconds, words)
+
+
+def _gain(child: Node, parent: Node) -> float:
+    """Return by how much a child's bound exceeds its parent's; zero while both are unbounded."""
+    return child.bound - parent.bound if child.bound > parent.bound else 0.0

@@ -1,0 +1,169 @@
+"""Branch and bound on complementarity, without any bound on multipliers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bilevel import backends
+from bilevel.problem.functions import Array, Rows
+from bilevel.problem.standard import StandardForm
+from bilevel.program import RawAnswer, Termination
+from bilevel.reformulate.kkt import KKT
+from bilevel.reformulate.pessimistic import InnerDual
+from bilevel.reformulate.reformulation import AbstractReformulation, Reformulated
+from bilevel.reformulate.root_inequality import root_inequality
+from bilevel.reformulate.worst_answer import WorstAnswer
+from bilevel.solvers.single_level import SingleLevel, answered
+from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
+from bilevel.solvers.worst_case import WorstCase
+from bilevel.status import Status
+from bilevel.structure import Stance, Structure
+
+_BACKEND = "tree"
+_STOPPED = (Termination.LIMIT, Termination.INTERRUPTED)
+# The search's points satisfy the optimality conditions to a vertex's accuracy.
+_EXACT = 1e-8
+
+
+@dataclass(frozen=True)
+class Branching(AbstractSolver):
+    r"""Decide for each pair of a multiplier and a slack which of the two is zero.
+
+        lam_i = 0   or   s_i = 0     for every row of every follower
+
+    The relaxation of a node is a linear or convex quadratic program in which the pairs decided so
+    far are fixed: no bound on multipliers enters anywhere. Nodes are taken by best bound, with
+    dives; disjunctions are chosen by strong branching and pseudocosts.
+
+    Parameters
+    ----------
+    candidates
+        How many disjunctions strong branching tries at a node.
+    reliable
+        From how many trials on a disjunction's average gain is believed.
+    effort
+        Share of the time in which the followers answer to nodes' decisions; each answer is a
+        feasible point.
+    inequality
+        Whether linear followers get the primal-dual inequality at the root.
+
+    Notes
+    -----
+    Exact for LP and convex QP followers with linear constraints and a leader whose objective is
+    linear or convex quadratic and whose constraints are linear; integer leader variables are
+    branched on too, and their products with follower variables are written by pairs. Pessimistic
+    problems are solved by ``WorstCase`` over the same search. Small relaxations are solved on DAQP,
+    large linear ones on HiGHS with warm starts.
+
+    References
+    ----------
+    Bard and Moore (1990), *SIAM Journal on Scientific and Statistical Computing* 11; Kleinert,
+    Labbe, Plein and Schmidt (2021), *Optimization Letters* 15.
+
+    Examples
+    --------
+    >>> import bilevel as bl
+    >>> solution = bl.solve(bl.instances.get("T6b").problem, bl.Branching())
+    >>> print(solution.status.name, abs(round(solution.leader_value, 6)))
+    OPTIMAL 0.0
+    """
+
+    candidates: int = 8
+    reliable: int = 2
+    effort: float = 0.2
+    inequality: bool = True
+
+    def accepts(self, form: StandardForm) -> tuple[str, ...]:
+        """See the abstract method."""
+        if form.stance is Stance.PESSIMISTIC:
+            return self._worst_case(form).accepts(form)
+        if reasons := KKT().accepts(form):
+            return reasons
+        missing = backends.get(_BACKEND).missing(KKT().apply(form).program)
+        if missing:
+            return (
+                f"Branching solves linear and convex quadratic relaxations; this problem has "
+                f"{missing.sentence()}. Use SingleLevel(KKT(SOS1())) on SCIP.",
+            )
+        return ()
+
+    def run(self, form: StandardForm, request: Request) -> Outcome:
+        """See the abstract method."""
+        if form.stance is Stance.PESSIMISTIC:
+            return self._worst_case(form).run(form, request)
+        single = SingleLevel(KKT(), _BACKEND)
+        reformed = self._with_inequalities(form, KKT().apply(form))
+        first = None if request.start is None else answered(form, request.start)
+        recorder = Recorder(form, request, reformed.proved)
+        request = replace(request, options={**self._options(), **request.options})
+        raw = self._search(form, reformed, request, recorder, first)
+        if raw.v is not None and self._is_exact(reformed, raw):
+            w, multipliers = reformed.invert(raw.v)
+            outcome = Outcome(Status.OPTIMAL, w, raw.bound, multipliers, note=reformed.note)
+        else:
+            outcome = single.judge(form, request, reformed, raw, first)
+        return replace(
+            outcome,
+            backend=_BACKEND,
+            backend_status=raw.raw_status,
+            stopped=raw.termination in _STOPPED,
+            nodes=raw.nodes,
+            seconds=raw.seconds,
+            trace=tuple(recorder.trace),
+        )
+
+    def _search(
+        self,
+        form: StandardForm,
+        reformed: Reformulated,
+        request: Request,
+        recorder: Recorder,
+        first: tuple[Array, tuple[Array, ...]] | None,
+    ) -> RawAnswer:
+        def improve(v: Array) -> Array | None:
+            found = answered(form, reformed.invert(v)[0])
+            return None if found is None else reformed.embed(*found)
+
+        limits = replace(request.limits(recorder), improve=improve)
+        start = None if first is None else reformed.embed(*first)
+        raw = backends.get(_BACKEND).solve(reformed.program, limits, start)
+        if recorder.error is not None:
+            raise recorder.error
+        return raw
+
+    def _with_inequalities(self, form: StandardForm, reformed: Reformulated) -> Reformulated:
+        if not self.inequality:
+            return reformed
+        program = reformed.program
+        added = [
+            root_inequality(form, k, columns, program.n)
+            for k, columns in enumerate(reformed.multipliers)
+        ]
+        rows = Rows.stack(program.rows, *added)
+        return replace(reformed, program=replace(program, rows=rows))
+
+    def _options(self) -> dict[str, float]:
+        return {
+            "candidates": self.candidates,
+            "reliable": self.reliable,
+            "effort": self.effort,
+        }
+
+    def _is_exact(self, reformed: Reformulated, raw: RawAnswer) -> bool:
+        """Return whether an optimum needs no completion: its pairs and rows hold exactly."""
+        if raw.v is None or raw.termination is not Termination.OPTIMAL:
+            return False
+        program = reformed.program
+        pairs = np.array([pair for _, pair in program.sos1], int).reshape(-1, 2)
+        zero = np.abs(raw.v[pairs]).min(axis=1, initial=np.inf)
+        outside = np.maximum(program.lower - raw.v, raw.v - program.upper).max(initial=0.0)
+        violation = program.rows.violation(raw.v).max(initial=0.0)
+        return bool(max(zero.max(initial=0.0), outside, violation) <= _EXACT)
+
+    def _worst_case(self, form: StandardForm) -> WorstCase:
+        answer: AbstractReformulation = WorstAnswer()
+        continuous = Structure.LINKING_CONTINUOUS in form.structure
+        exact = answer if continuous and not answer.accepts(form) else InnerDual()
+        return WorstCase(SingleLevel(KKT(), _BACKEND), SingleLevel(exact, _BACKEND))
