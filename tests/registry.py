@@ -95,6 +95,14 @@ SOLVERS = (
         notes="must accept every optimistic problem that compiles",
     ),
     SolverRow(
+        "branching",
+        bl.Branching,
+        OPTIMISTIC | PESSIMISTIC,
+        ("highs", "daqp"),
+        may_refuse="a relaxation is neither linear nor convex quadratic",
+        notes="no bound on multipliers, no SCIP",
+    ),
+    SolverRow(
         "kkt sos1 scip",
         lambda: bl.SingleLevel(bl.KKT(bl.SOS1())),
         OPTIMISTIC,
@@ -203,6 +211,15 @@ BACKENDS = (
         bad_option={"no/such/option": 1},
         tolerance=1e-6,
         has_callback=True,
+    ),
+    BackendRow(
+        "tree",
+        Feature.INTEGER | Feature.SOS1 | Feature.CONVEX_QUADRATIC | Feature.INTEGER_QUADRATIC,
+        has_duals=False,
+        option={"candidates": 3},
+        bad_option={"no_such_option": 1},
+        has_callback=True,
+        notes="our own branch and bound over LP and QP relaxations",
     ),
     BackendRow(
         "clarabel",

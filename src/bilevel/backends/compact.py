@@ -48,11 +48,12 @@ class Compact:
         b, equality = program.rows.b, program.rows.equality
 
         self.entry = np.zeros(n, int)
-        self.factor, self.offset = np.ones(n), np.zeros(n)
+        self.factor: Array = np.ones(n)
+        self.offset: Array = np.zeros(n)
         self.entry[columns] = np.arange(self.count)
         starts = rest.indptr[row[single]]
         self.entry[slack[single]] = rest.indices[starts]
-        self.factor[slack[single]] = -rest.data[starts] / size[single]
+        self.factor[slack[single]] = np.negative(rest.data[starts]) / size[single]
         position = np.cumsum(keep) - 1
         self.entry[slack[~single]] = self.count + position[row[~single]]
         self.factor[slack[~single]] = -1.0 / size[~single]

@@ -34,7 +34,7 @@ class HiGHSSession(AbstractSession):
     def __init__(self, compact: Compact) -> None:
         self._count = compact.count
         self._low, self._high = compact.low, compact.high
-        self._solver = _Quiet()
+        self._solver: Any = _Quiet()
         for name, value in _OPTIONS:
             self._solver.setOptionValue(name, value)
         self._set_tolerance(_TIGHT)
@@ -99,14 +99,17 @@ class HiGHSSession(AbstractSession):
 def _model(compact: Compact) -> Any:
     model = highspy.HighsModel()
     lp, A, n = model.lp_, compact.A, compact.count
-    lp.num_row_, lp.num_col_ = A.shape
+    lp.num_row_, lp.num_col_ = len(compact.low) - n, n
     lp.col_cost_ = compact.c if not compact.P.nnz else np.zeros(n)
     lp.offset_ = compact.constant
     lp.col_lower_, lp.col_upper_ = compact.low[:n], compact.high[:n]
     lp.row_lower_, lp.row_upper_ = compact.low[n:], compact.high[n:]
     lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    lp.a_matrix_.num_row_, lp.a_matrix_.num_col_ = A.shape
+    lp.a_matrix_.num_row_, lp.a_matrix_.num_col_ = lp.num_row_, lp.num_col_
     lp.a_matrix_.start_ = A.indptr.astype(np.int32)
     lp.a_matrix_.index_ = A.indices.astype(np.int32)
     lp.a_matrix_.value_ = np.asarray(A.data, float)
     return model
+
+
+SESSION = HiGHSSession

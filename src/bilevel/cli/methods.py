@@ -19,7 +19,7 @@ from bilevel.reformulate import (
     Product,
     StrongDuality,
 )
-from bilevel.solvers import AbstractSolver, Auto, SingleLevel, WorstCase
+from bilevel.solvers import AbstractSolver, Auto, Branching, SingleLevel, WorstCase
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Method:
         if self.reformulation is not None:
             reformulation = self.reformulation(self.encoding(**settings))
             return SingleLevel(reformulation, backend or "scip")
+        if self.name == "branching" and backend is None:
+            return Branching()
         if self.name == "worst-case":
             backend = backend or "scip"
             return WorstCase(SingleLevel(backend=backend), SingleLevel(InnerDual(), backend))
@@ -76,6 +78,7 @@ _NOT_RELAXED = "OPTIMAL if eps=0"
 
 METHODS = (
     Method("auto", "what any method accepts", "nothing", "as the method it chooses"),
+    Method("branching", "both stances, convex followers and relaxations", "nothing", _EXACT),
     Method("kkt-sos1", _CONVEX, _SCIP, _EXACT, KKT, SOS1),
     Method("kkt-indicator", _CONVEX, _SCIP, _EXACT, KKT, Indicator),
     Method("kkt-bigm", _CONVEX, _DERIVED, _CAPPED, KKT, BigM),

@@ -13,6 +13,7 @@ from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.pessimistic import InnerDual
 from bilevel.reformulate.strong_duality import StrongDuality
 from bilevel.reformulate.worst_answer import WorstAnswer
+from bilevel.solvers.branching import Branching
 from bilevel.solvers.single_level import SingleLevel
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
 from bilevel.solvers.worst_case import WorstCase
@@ -52,17 +53,20 @@ class Auto(AbstractSolver):
 
     The tree it follows:
 
-    1. pessimistic: ``WorstCase``, its optimistic part chosen as below;
-    2. SCIP is missing: ``KKT(BigM())`` on HiGHS, with derived bounds;
-    3. only binary leader columns enter linear followers with more than 40 inequalities:
+    1. only binary leader columns enter linear followers with more than 40 inequalities:
        ``StrongDuality(SOS1())``, because one row replaces all complementarity conditions;
-    4. otherwise ``KKT(SOS1())``, which needs no bound on multipliers.
+    2. the relaxation is linear or convex quadratic: ``Branching``, which needs neither bounds on
+       multipliers nor SCIP;
+    3. otherwise ``KKT(SOS1())`` on SCIP; where SCIP is missing, ``KKT(BigM())`` on HiGHS with
+       derived bounds.
+
+    Pessimistic problems are solved by ``WorstCase``, its parts chosen in the same way.
 
     Examples
     --------
     >>> import bilevel as bl
     >>> choice = bl.Auto().choose(bl.instances.get("T14").problem)
-    >>> "SOS1" in choice.reason
+    >>> "branching" in choice.reason
     True
     """
 
@@ -77,13 +81,18 @@ class Auto(AbstractSolver):
         form = problem.compile() if isinstance(problem, Problem) else problem
         if form.stance is Stance.OPTIMISTIC:
             return self._optimistic(form)
+        if not _is_for_duality(form) and not (branching := Branching()).accepts(form):
+            return Choice(
+                branching,
+                "pessimistic problem: the optimistic value bounds it, then the worst answer is "
+                "written exactly; both by branching on complementarity",
+            )
         inner = self._optimistic(replace(form, stance=Stance.OPTIMISTIC))
-        if not isinstance(inner.solver, SingleLevel):
-            raise UnsupportedProblem("The pessimistic problem needs a single-level method.")
+        optimistic = inner.solver if isinstance(inner.solver, SingleLevel) else SingleLevel(KKT())
         answer = WorstAnswer()
         continuous = Structure.LINKING_CONTINUOUS in form.structure
         exact = answer if continuous and not answer.accepts(form) else InnerDual()
-        solver = WorstCase(inner.solver, SingleLevel(exact))
+        solver = WorstCase(optimistic, SingleLevel(exact))
         if reasons := solver.accepts(form):
             raise UnsupportedProblem(reasons)
         return Choice(
@@ -105,31 +114,53 @@ class Auto(AbstractSolver):
         return self.choose(form).solver.run(form, request)
 
     def _optimistic(self, form: StandardForm) -> Choice:
-        if "scip" not in backends.available():
+        has_scip = "scip" in backends.available()
+        if has_scip and _is_for_duality(form):
+            return Choice(
+                SingleLevel(StrongDuality()),
+                f"only binary leader variables enter the linear followers, so one strong-duality "
+                f"row with exact products replaces {_pairs(form)} complementarity conditions",
+            )
+        branching = Branching()
+        if not branching.accepts(form):
+            return Choice(
+                branching,
+                "convex followers and convex relaxations: branching on complementarity is exact "
+                "and needs no bound on multipliers",
+            )
+        if not has_scip:
             return Choice(
                 SingleLevel(KKT(BigM()), "highs"),
                 "pyscipopt is not installed (pip install pyscipopt), so complementarity is written "
                 "with derived bounds for HiGHS",
             )
-        duality, structure = StrongDuality(), form.structure
-        binary_only = (
-            Structure.LINKING_INTEGER in structure
-            and Structure.LINKING_CONTINUOUS not in structure
-            and Structure.FOLLOWER_QUADRATIC not in structure
-            and Structure.NASH not in structure
-        )
-        pairs = sum(int((~follower.rows.equality).sum()) for follower in form.followers)
-        if pairs > _MANY_PAIRS and binary_only and _all_binary(form) and not duality.accepts(form):
-            return Choice(
-                SingleLevel(duality),
-                f"only binary leader variables enter the linear followers, so one strong-duality "
-                f"row with exact products replaces {pairs} complementarity conditions",
-            )
         return Choice(
             SingleLevel(KKT()),
-            "convex followers: complementarity by SOS1 sets is exact and needs no bound on "
-            "multipliers",
+            "convex followers, but relaxations that only a global solver takes: complementarity by "
+            "SOS1 sets is exact and needs no bound on multipliers",
         )
+
+
+def _pairs(form: StandardForm) -> int:
+    return sum(int((~follower.rows.equality).sum()) for follower in form.followers)
+
+
+def _is_for_duality(form: StandardForm) -> bool:
+    """Return whether one strong-duality row with exact products replaces many pairs."""
+    structure = form.structure
+    binary_only = (
+        Structure.LINKING_INTEGER in structure
+        and Structure.LINKING_CONTINUOUS not in structure
+        and Structure.FOLLOWER_QUADRATIC not in structure
+        and Structure.NASH not in structure
+    )
+    optimistic = replace(form, stance=Stance.OPTIMISTIC)
+    return (
+        _pairs(form) > _MANY_PAIRS
+        and binary_only
+        and _all_binary(form)
+        and not StrongDuality().accepts(optimistic)
+    )
 
 
 def _all_binary(form: StandardForm) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib import import_module
 from typing import Any
 
@@ -11,7 +11,9 @@ import numpy as np
 from bilevel.backends.backend import AbstractBackend
 from bilevel.backends.compact import Compact
 from bilevel.backends.session import AbstractSession, NodeAnswer
-from bilevel.backends.tree.search import Search, Settings
+from bilevel.backends.tree.node import Settings
+from bilevel.backends.tree.search import Search
+from bilevel.errors import BackendError
 from bilevel.problem.functions import Array
 from bilevel.program import Feature, Limits, Program, RawAnswer, Termination
 
@@ -20,6 +22,8 @@ __all__ = ["Tree"]
 # Up to this many columns and rows a dense active set is faster than a sparse simplex with all that
 # surrounds it (benchmarks/cases/lplp.py).
 _SMALL = 150
+# Beyond this dense matrices are too large.
+_DENSE = 1500
 
 
 class Tree(AbstractBackend):
@@ -30,9 +34,13 @@ class Tree(AbstractBackend):
 
     def solve(self, program: Program, limits: Limits, start: Array | None = None) -> RawAnswer:
         """See the abstract method."""
+        try:
+            settings = Settings(**limits.options)
+        except TypeError as error:
+            names = [field.name for field in fields(Settings)]
+            raise BackendError(f"The tree's options are {names}: {error}") from error
         compact = Compact(program)
-        session = _session(compact)
-        return Search(program, compact, session, limits, Settings(**limits.options)).run(start)
+        return Search(program, compact, _session(compact), limits, settings).run(start)
 
 
 class _Careful(AbstractSession):
@@ -43,8 +51,8 @@ class _Careful(AbstractSession):
 
     def __init__(self, compact: Compact, first: AbstractSession) -> None:
         self._compact, self._first = compact, first
-        self._linear: AbstractSession | None = None
-        self._curved: AbstractSession | None = None
+        self._is_curved = compact.P.nnz > 0
+        self._others: dict[str, AbstractSession] = {}
 
     def solve(
         self, low: Array, high: Array, warm: Any = None, cutoff: float = np.inf
@@ -53,26 +61,28 @@ class _Careful(AbstractSession):
         answer = self._first.solve(low, high, warm, cutoff)
         if answer.termination is Termination.OPTIMAL:
             return answer
-        if self._linear is None:
-            self._linear = _highs(self._compact)
-        curved = self._compact.P.nnz > 0
-        second = self._linear.solve(low, high, None, np.inf if curved else cutoff)
-        if curved and second.termination is not Termination.INFEASIBLE:
+        limit = np.inf if self._is_curved else cutoff
+        second = self._other("highs").solve(low, high, None, limit)
+        if self._is_curved and second.termination is not Termination.INFEASIBLE:
             if answer.termination is Termination.UNBOUNDED:
                 return answer
-            if self._curved is None:
-                module = import_module("bilevel.backends.clarabel_session")
-                self._curved = module.ClarabelSession(self._compact)
-            second = self._curved.solve(low, high, None, cutoff)
+            second = self._other("clarabel").solve(low, high, None, cutoff)
         return replace(second, warm=second.entries)
+
+    def _other(self, vendor: str) -> AbstractSession:
+        if vendor not in self._others:
+            self._others[vendor] = _open(vendor, self._compact)
+        return self._others[vendor]
 
 
 def _session(compact: Compact) -> AbstractSession:
+    if compact.P.nnz and len(compact.low) > _DENSE:
+        return _open("clarabel", compact)
     if not compact.P.nnz and len(compact.low) > _SMALL:
-        return _highs(compact)
-    module = import_module("bilevel.backends.daqp_session")
-    return _Careful(compact, module.DAQPSession(compact))
+        return _open("highs", compact)
+    return _Careful(compact, _open("daqp", compact))
 
 
-def _highs(compact: Compact) -> AbstractSession:
-    return import_module("bilevel.backends.highs_session").HiGHSSession(compact)
+def _open(vendor: str, compact: Compact) -> AbstractSession:
+    module = import_module(f"bilevel.backends.{vendor}_session")
+    return module.SESSION(compact)

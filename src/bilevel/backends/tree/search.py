@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import heapq
 import time
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from bilevel.backends.compact import Compact
 from bilevel.backends.session import AbstractSession, NodeAnswer
 from bilevel.backends.tree.disjunctions import Change, Disjunctions
+from bilevel.backends.tree.node import Node, Settings, gain
 from bilevel.backends.tree.rule import Pseudocosts, score
 from bilevel.problem.functions import Array
 from bilevel.program import Limits, Program, Progress, RawAnswer, Termination
@@ -18,35 +18,6 @@ from bilevel.program import Limits, Program, Progress, RawAnswer, Termination
 _SILENCE = 0.1
 # Seconds a first answer is expected to cost; small problems are over before it pays.
 _FIRST_ANSWER = 0.004
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How the tree is searched.
-
-    Parameters
-    ----------
-    candidates
-        How many disjunctions strong branching tries at a node.
-    reliable
-        From how many trials on pseudocosts are believed.
-    effort
-        Share of the time spent on making feasible points from relaxations.
-    """
-
-    candidates: int = 4
-    reliable: int = 1
-    effort: float = 0.2
-
-
-@dataclass(order=True)
-class Node:
-    """A subproblem whose relaxation is solved, ordered by its bound."""
-
-    bound: float
-    number: int
-    changes: tuple[Change, ...] = field(compare=False)
-    answer: NodeAnswer = field(compare=False, repr=False)
 
 
 class Search:
@@ -105,7 +76,7 @@ class Search:
                 if self._is_unbounded:
                     ended = Termination.UNBOUNDED
                 elif self._must_stop():
-                    ended = Termination.LIMIT
+                    ended = Termination.INTERRUPTED if self._is_stopped else Termination.LIMIT
         except KeyboardInterrupt:
             ended = Termination.INTERRUPTED
         return self._answer(ended)
@@ -163,14 +134,14 @@ class Search:
                 self._choices.sides(index, node.answer.entries, low, high)
             ):
                 child = self._node((*node.changes, change), node.answer.warm, node.bound)
-                self._costs.learn(index, side, np.inf if child is None else _gain(child, node))
+                self._costs.learn(index, side, np.inf if child is None else gain(child, node))
                 if child is not None:
                     children.append(child)
             if len(children) < 2:
                 # One side is impossible: nothing can be better than to know that.
                 return children
             tried += 1
-            rating = score(*(_gain(child, node) for child in children))
+            rating = score(*(gain(child, node) for child in children))
             if rating > rated:
                 rated, best = rating, children
             if known:
@@ -308,8 +279,3 @@ class Search:
         seconds = time.perf_counter() - self._began
         words = f"{ended.value} after {self._nodes} nodes"
         return RawAnswer(ended, v, bound, None, self._nodes, seconds, words)
-
-
-def _gain(child: Node, parent: Node) -> float:
-    """Return by how much a child's bound exceeds its parent's; zero while both are unbounded."""
-    return child.bound - parent.bound if child.bound > parent.bound else 0.0

@@ -1,0 +1,42 @@
+"""A node of the tree, and how the tree is searched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bilevel.backends.session import NodeAnswer
+from bilevel.backends.tree.disjunctions import Change
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the tree is searched.
+
+    Parameters
+    ----------
+    candidates
+        How many disjunctions strong branching tries at a node.
+    reliable
+        From how many trials on pseudocosts are believed.
+    effort
+        Share of the time spent on making feasible points from relaxations.
+    """
+
+    candidates: int = 8
+    reliable: int = 2
+    effort: float = 0.2
+
+
+@dataclass(order=True)
+class Node:
+    """A subproblem whose relaxation is solved, ordered by its bound."""
+
+    bound: float
+    number: int
+    changes: tuple[Change, ...] = field(compare=False)
+    answer: NodeAnswer = field(compare=False, repr=False)
+
+
+def gain(child: Node, parent: Node) -> float:
+    """Return by how much a child's bound exceeds its parent's; zero while both are unbounded."""
+    return child.bound - parent.bound if child.bound > parent.bound else 0.0
