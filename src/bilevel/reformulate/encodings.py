@@ -18,6 +18,7 @@ from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
 from bilevel.reformulate.bounds import multiplier_bounds, slack_bounds
 from bilevel.reformulate.builder import Builder
+from bilevel.reformulate.relaxation import box_of, product_columns
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class AbstractEncoding(ABC):
             If it needs bounds and they can be neither derived nor were given.
         """
         del form, k, slacks
+
+    def box(self, form: StandardForm) -> tuple[Array, Array] | None:
+        """Return bounds of all columns, as far as this encoding needs them for products."""
+        del form
 
     @abstractmethod
     def pair(
@@ -208,6 +213,10 @@ class BigM(AbstractEncoding):
             slack = np.full(m, float(self.slack))
             said.append("slacks: given by the user, not proved")
         return PairBounds(multiplier, slack, "; ".join(said))
+
+    def box(self, form: StandardForm) -> tuple[Array, Array]:
+        """See the abstract method; one LP for each open side of a factor."""
+        return box_of(form, product_columns(form))
 
     def pair(
         self, builder: Builder, multiplier: int, slack: int, name: str, bounds: tuple[float, float]

@@ -64,7 +64,7 @@ class KKT(AbstractReformulation):
 
     def apply(self, form: StandardForm) -> Reformulated:
         """See the abstract method."""
-        builder = begin(form)
+        builder = begin(form, self.encoding.box(form))
         linearizer = Linearizer(builder, self.encoding)
         multipliers, origins = [], []
         for k in range(len(form.followers)):

@@ -76,7 +76,7 @@ class StrongDuality(AbstractReformulation):
 
     def apply(self, form: StandardForm) -> Reformulated:
         """See the abstract method."""
-        builder = begin(form)
+        builder = begin(form, self.encoding.box(form))
         linearizer = Linearizer(builder, self.encoding)
         multipliers, origins, tolerant = [], [], False
         for k, follower in enumerate(form.followers):
