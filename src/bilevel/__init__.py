@@ -23,7 +23,7 @@ from bilevel.reformulate import (
     WorstAnswer,
 )
 from bilevel.solution import Certificate, Solution, Stats, Tolerances
-from bilevel.solvers import Auto, Choice, SingleLevel, WorstCase, solve
+from bilevel.solvers import Auto, Choice, OuterApproximation, SingleLevel, WorstCase, solve
 from bilevel.status import Status
 from bilevel.structure import Stance, Structure
 from bilevel.verify import verify
@@ -44,6 +44,7 @@ __all__ = [
     "Follower",
     "Indicator",
     "InnerDual",
+    "OuterApproximation",
     "Problem",
     "ProblemError",
     "Product",

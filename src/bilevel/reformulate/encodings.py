@@ -1,8 +1,7 @@
 """How a program says that one of two columns is zero.
 
-An encoding is an argument of a reformulation. ``pair`` writes complementarity between a multiplier
-and a slack; ``gate`` writes that a column is zero when a binary has a given value, which is how a
-product with a binary becomes linear.
+An encoding is an argument. ``pair`` writes complementarity of a multiplier and a slack; ``gate``
+that a column is zero when a binary has a given value: so a product with a binary becomes linear.
 """
 
 from __future__ import annotations
@@ -199,7 +198,9 @@ class BigM(AbstractEncoding):
         """See the abstract method."""
         m, said = len(form.followers[k].rows), []
         if self.multiplier is None:
-            multiplier, origin = multiplier_bounds(form, k)
+            # Strong duality bounds only what is multiplied by a leader's column.
+            needed = None if slacks else form.followers[k].rows.touches(form.linking(k))
+            multiplier, origin = multiplier_bounds(form, k, needed)
             said.append(f"multipliers: {origin}")
         else:
             multiplier = np.full(m, float(self.multiplier))

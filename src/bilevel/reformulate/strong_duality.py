@@ -29,8 +29,9 @@ class StrongDuality(AbstractReformulation):
         y'P y + c(x)'y + lam'b(x) <= 0        (A y <= b(x), P y + c(x) + A'lam = 0, lam >= 0)
 
     One row replaces all complementarity conditions. Its products of a multiplier with a binary
-    leader variable are written exactly, without any bound, by ``encoding``; products with
-    continuous leader variables are left to a global solver.
+    leader variable are written exactly, without any bound, by ``encoding``, those with a bounded
+    integer one after it is written in binaries; products with continuous leader variables are left
+    to a global solver.
 
     Parameters
     ----------
@@ -97,7 +98,9 @@ class StrongDuality(AbstractReformulation):
         note = "; ".join(dict.fromkeys(o for o in origins if o))
         proved = self.encoding.proved
         program = builder.build(objective)
-        return Reformulated(program, form.n, tuple(multipliers), proved, note, tolerant)
+        return Reformulated(
+            program, form.n, tuple(multipliers), proved, note, tolerant, bits=linearizer.bits
+        )
 
 
 def gap_row(follower: FollowerForm, multipliers: Array, n: int) -> Rows:

@@ -88,7 +88,10 @@ class Response:
             lower,
             upper,
         )
-        program = replace(program, cones=tuple(cone.pad(len(lower)) for cone in cones))
+        integer = np.zeros(len(lower), bool)
+        integer[:n] = form.columns.integer[columns]
+        cones = tuple(cone.pad(len(lower)) for cone in cones)
+        program = replace(program, cones=cones, integer=integer)
         raw, _ = solve_continuous(program, ("highs", "clarabel", "daqp", "scip"))
         w = self.w.copy()
         if raw is not None and raw.v is not None:
@@ -147,18 +150,22 @@ def respond(form: StandardForm, w: Array, routes: Sequence[str] = FIND_ROUTES) -
         ``None`` where followers depend on each other (an equilibrium is not a sequence of answers)
         or one has no optimal answer.
     """
-    if is_nash(form):
-        return None
+    return None if is_nash(form) else _respond(form, w, routes)[1]
+
+
+def _respond(
+    form: StandardForm, w: Array, routes: Sequence[str]
+) -> tuple[Termination, Response | None]:
     w, found = w.copy(), []
     for k, follower in enumerate(form.followers):
         one = answer(form, k, w, routes)
         if one.y is None:
-            return None
+            return one.termination, None
         w[follower.columns] = one.y
         found.append(one)
     for column, k in form.values:
         w[column] = form.followers[k].objective.sign * form.followers[k].objective.evaluate(w)
-    return Response(form, w, tuple(found))
+    return Termination.OPTIMAL, Response(form, w, tuple(found))
 
 
 def is_nash(form: StandardForm) -> bool:
@@ -172,18 +179,46 @@ def optimistic_completion(form: StandardForm, w: Array) -> Array | None:
     Linking columns of the leader and integers stay; the followers' columns and the leader's other
     continuous columns are chosen again, exactly. ``None`` where that is not possible.
     """
-    columns = form.columns
-    w = np.where(columns.integer, np.round(w), w)
-    response = respond(form, w)
-    if response is None or not response.is_complete:
+    if is_nash(form):
         return None
-    fixed = form.linking_mask | columns.integer
+    return best_completion(form, w, form.columns.integer)[1]
+
+
+def best_completion(form: StandardForm, w: Array, stays: Array) -> tuple[Termination, Array | None]:
+    """Return the leader's best point at the linking columns of ``w``, or why there is none.
+
+    Followers must not see each other's columns.
+
+    Parameters
+    ----------
+    form
+        The problem.
+    w
+        A point; its integers are rounded.
+    stays
+        Which leader columns stay besides the linking ones, shape ``(n,)``; integers among the
+        others are chosen again.
+
+    Returns
+    -------
+    tuple
+        ``OPTIMAL`` and the point; or ``INFEASIBLE`` (a follower has no answer, or the leader's
+        constraints fail for all best ones), ``UNBOUNDED``, or a termination that decides nothing.
+    """
+    columns = form.columns
+    ended, response = _respond(form, np.where(columns.integer, np.round(w), w), FIND_ROUTES)
+    if response is None:
+        without = (Termination.UNBOUNDED, Termination.INFEASIBLE_OR_UNBOUNDED)
+        return (Termination.INFEASIBLE if ended in without else ended), None
+    if not response.is_complete:
+        return Termination.NUMERICAL, None
+    fixed = form.linking_mask | stays
     fixed[[column for column, _ in form.values]] = True
     free = np.flatnonzero((columns.owner == LEADER) & ~fixed)
     raw, best = response.extreme(form.objective, free, with_leader_rows=True)
     if raw is None or raw.termination is not Termination.OPTIMAL:
-        return None
-    return best
+        return (Termination.NUMERICAL if raw is None else raw.termination), None
+    return Termination.OPTIMAL, best
 
 
 def worst_completion(form: StandardForm, w: Array) -> Array | None:

@@ -1,6 +1,7 @@
 """A problem in, a solution out: a reformulation with a backend, or an iteration."""
 
 from bilevel.solvers.auto import Auto, Choice
+from bilevel.solvers.outer_approximation import OuterApproximation
 from bilevel.solvers.single_level import SingleLevel
 from bilevel.solvers.solve import solve
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
@@ -11,6 +12,7 @@ __all__ = [
     "Auto",
     "Choice",
     "Outcome",
+    "OuterApproximation",
     "Request",
     "SingleLevel",
     "WorstCase",
