@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel import backends
-from bilevel.errors import UnsupportedProblem
+from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.functions import Array, Objective
 from bilevel.problem.standard import StandardForm, is_convex
 from bilevel.program import Feature, Program, RawAnswer, Termination
@@ -52,11 +52,12 @@ class OuterApproximation(AbstractSolver):
     Parameters
     ----------
     backend
-        ``"scip"``: one tree, tangents are added while it grows. ``"highs"``: one tree after another,
-        each with the tangents the ones before gave.
+        ``"scip"``: one tree, tangents are added while it grows. ``"highs"``: one tree after
+        another, each with the tangents that the ones before gave.
     encoding
-        How a product of a binary with a multiplier is written. ``None``: ``BigM()`` if bounds can
-        be derived, else ``SOS1()`` (SCIP only); the note says which, and why.
+        How a product of a binary with a multiplier is written: ``SOS1()``, ``Indicator()`` or
+        ``BigM()``. ``None``: ``BigM()`` if bounds can be derived, else ``SOS1()`` (SCIP only); the
+        note says which, and why.
 
     Notes
     -----
@@ -86,6 +87,13 @@ class OuterApproximation(AbstractSolver):
 
     backend: str = "scip"
     encoding: AbstractEncoding | None = None
+
+    def __post_init__(self) -> None:
+        if self.encoding is not None and not self.encoding.linearizes:
+            raise ProblemError(
+                "OuterApproximation needs an encoding that makes products linear: SOS1(), "
+                "Indicator() or BigM()."
+            )
 
     def accepts(self, form: StandardForm) -> tuple[str, ...]:
         """See the abstract method."""
@@ -123,7 +131,7 @@ class OuterApproximation(AbstractSolver):
         )
         shape = outer(reformed.program, _ROOM)
         shape = replace(shape, program=with_floor(shape.program, floor))
-        recorder = Recorder(form, request)
+        recorder = Recorder(form, request, reformed.proved)
         search = Decisions(form, reformed, shape, request, recorder)
         for w in _guesses(form, request, relaxed):
             search.consider(w)
@@ -137,7 +145,7 @@ class OuterApproximation(AbstractSolver):
         if relaxed is None and min(raw.bound, search.cutoff) <= floor:
             # The search saw max(F, floor), which says nothing about F down there.
             raw = replace(raw, termination=Termination.LIMIT, bound=-np.inf)
-        outcome = self._judge(form, request, search, raw)
+        outcome = self._judge(form, request, search, raw, reformed.proved)
         return replace(
             outcome,
             backend=self.backend,
@@ -188,12 +196,18 @@ class OuterApproximation(AbstractSolver):
             program = replace(program, rows=search.with_found(program.rows))
 
     def _judge(
-        self, form: StandardForm, request: Request, search: Decisions, raw: RawAnswer
+        self,
+        form: StandardForm,
+        request: Request,
+        search: Decisions,
+        raw: RawAnswer,
+        proved: bool,
     ) -> Outcome:
         if search.is_unbounded:
             return Outcome(Status.UNBOUNDED)
         best, bound, note = search.best, raw.bound, ""
-        finished = raw.termination in _FINISHED
+        finished = proved and raw.termination in _FINISHED
+        bound = bound if proved else -np.inf
         if search.undecided:
             finished, bound = False, -np.inf
             note = "At some decision no exact answer could be found, so nothing is proved."
@@ -257,5 +271,6 @@ def _curved_leader(form: StandardForm) -> Iterator[str]:
     pairs += [f"{names[i]}*{names[i]}" for i in np.flatnonzero(rest.P.diagonal() < 0)]
     yield (
         f"The leader's objective is not convex in {', '.join(pairs[:3])}, products without an "
-        f"integer factor; OuterApproximation needs tangents that hold. Use SingleLevel(KKT(SOS1()))."
+        f"integer factor; OuterApproximation needs tangents that hold. Use "
+        f"SingleLevel(KKT(SOS1()))."
     )
