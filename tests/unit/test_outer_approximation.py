@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import threading
+from dataclasses import replace
 
 import cvxpy as cp
 import numpy as np
@@ -150,7 +151,9 @@ def test_other_integers_of_the_leader_are_chosen_with_the_answer():
     """``k`` enters no follower; the decision is ``x`` alone, so few are met."""
     x, k = cp.Variable(name="x", boolean=True), cp.Variable(3, integer=True, name="k")
     y = cp.Variable(name="y")
-    follower = bl.Follower(cp.Minimize(cp.square(y - 2 * x)), [y <= 1.4], variables=[y], name="f")
+    follower = bl.Follower(
+        cp.Minimize(cp.square(y - 2 * x)), [y <= 1.4, y >= -3], variables=[y], name="f"
+    )
     objective = cp.Minimize(cp.sum_squares(k - 3 * y) - 20 * x)
     problem = bl.Problem(objective, [k >= -9, k <= 9], followers=[follower])
     for name in backends.available():
@@ -235,16 +238,30 @@ def test_an_interruption_keeps_the_best_point(backend):
 
 
 @pytest.mark.parametrize("backend", ON)
+@pytest.mark.parametrize("equation", [False, True])
+def test_a_coupling_row_that_only_the_exact_answer_meets(backend, equation):
+    """The answer at ``x = 1`` is 1/3, 1/7, as far as a QP solver computes it."""
+    x, y = cp.Variable(name="x", boolean=True), cp.Variable(2, name="y")
+    f = cp.square(3 * y[0] - x) + cp.square(7 * y[1] - x)
+    follower = bl.Follower(cp.Minimize(f), [y <= 2, y >= -2], variables=[y], name="f")
+    row = y[0] + y[1] == 10 / 21 if equation else y[0] + y[1] >= 10 / 21
+    problem = bl.Problem(cp.Minimize(y[0] + x), [row], followers=[follower])
+    solution = bl.solve(problem, bl.OuterApproximation(backend), throw=False)
+    assert solution.status is Status.OPTIMAL, solution.summary()
+    assert solution.leader_value == pytest.approx(4 / 3, abs=1e-6)
+
+
+@pytest.mark.parametrize("backend", ON)
 def test_what_has_no_solution(backend):
     solver = bl.OuterApproximation(backend)
     x, y, u = cp.Variable(name="x", boolean=True), cp.Variable(name="y"), cp.Variable(name="u")
     near = bl.Follower(cp.Minimize(cp.square(y - x)), [y >= 0, y <= 3], variables=[y], name="f")
-    coupled = bl.Problem(cp.Minimize(y), [y >= 2], followers=[near])
+    coupled = bl.Problem(cp.Minimize(y + x), [y >= 2], followers=[near])
     assert bl.solve(coupled, solver, throw=False).status is Status.INFEASIBLE
-    unbounded = bl.Problem(cp.Minimize(u + y), [u <= 3], followers=[near])
+    unbounded = bl.Problem(cp.Minimize(u + y + x), [u <= 3], followers=[near])
     assert bl.solve(unbounded, solver, throw=False).status is Status.UNBOUNDED
     none = bl.Follower(cp.Minimize(y), [y >= 2 + x, y <= 1], variables=[y], name="f")
-    empty = bl.Problem(cp.Minimize(y), [], followers=[none])
+    empty = bl.Problem(cp.Minimize(y + x), [], followers=[none])
     assert bl.solve(empty, solver, throw=False).status is Status.FOLLOWER_INFEASIBLE
 
 
@@ -308,7 +325,7 @@ def test_a_leader_that_is_curved_in_continuous_columns_is_refused():
     x, y, u = cp.Variable(name="x", boolean=True), cp.Variable(name="y"), cp.Variable(name="u")
     follower = bl.Follower(cp.Minimize(cp.square(y - x)), [y >= 0], variables=[y], name="f")
     leading = [u >= 0, u <= 1]
-    bad = bl.Problem(cp.Minimize(u * y), leading, followers=[follower])
+    bad = bl.Problem(cp.Minimize(u * y + x), leading, followers=[follower])
     with pytest.raises(UnsupportedProblem, match=r"not convex in (u\*y|y\*u).*KKT"):
         bl.solve(bad, bl.OuterApproximation())
     good = bl.Problem(cp.Minimize(-x * y + cp.square(u - y)), leading, followers=[follower])
@@ -321,7 +338,7 @@ def test_an_encoding_that_leaves_products_is_refused():
         bl.OuterApproximation(encoding=bl.Product())
 
 
-# ------------------------------------------------------------------------------- its building blocks
+# -------------------------------------------------------------------------- its building blocks
 
 
 def curved_program(P, rows):
@@ -341,7 +358,7 @@ def test_tangents_hold_at_every_point_and_meet_theirs(entries, seed):
     value = np.array([P[i, j] if i != j else P[i, i] / 2 for i, j in upper])
     products = Monomials.collect(np.zeros(len(upper), int), upper.reshape(-1, 2), value)
     row = Rows(sp.csr_array(np.ones((1, 3))), np.ones(1), np.zeros(1, bool), products, ("q",))
-    shape = outer(curved_program(P, row), 0.0)
+    shape = outer(curved_program(P, row))
     assert not len(shape.program.rows.products)
     assert shape.program.objective.P.nnz == 0
     rng = np.random.default_rng(seed)
@@ -384,8 +401,6 @@ def test_rows_found_during_the_search_decide_what_is_feasible():
     program = Program(
         ("a", "b", "c"), np.zeros(3), np.ones(3), np.ones(3, bool), objective, Rows.empty(3)
     )
-    from dataclasses import replace
-
     raw = backends.get("scip").solve(replace(program, cuts=cuts), Limits())
     assert raw.termination is Termination.OPTIMAL
     # a = b = 1, c = 0 has an even sum; then c = 1 or a = 0: the values are both -2.

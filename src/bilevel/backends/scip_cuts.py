@@ -15,9 +15,9 @@ from bilevel.problem.functions import Array, Rows
 _LAST = -9_999_999
 
 
-def watch_candidates(model: Any, columns: list[Any], cuts: Callable[[Array, bool], Rows]) -> Cuts:
+def watch_candidates(model: Any, columns: list[Any], cuts: Callable[[Array, bool], Rows]) -> _Cuts:
     """Include the handler in a model, and return it; its ``error`` is to be raised afterwards."""
-    handler = Cuts(columns, cuts)
+    handler = _Cuts(columns, cuts)
     model.includeConshdlr(
         handler,
         "cuts",
@@ -36,7 +36,7 @@ def watch_candidates(model: Any, columns: list[Any], cuts: Callable[[Array, bool
     return handler
 
 
-class Cuts(pyscipopt.Conshdlr):
+class _Cuts(pyscipopt.Conshdlr):
     """Asks for rows at candidates and at relaxations' points, and adds them.
 
     A check of a candidate may not add rows, so those it finds wait for the next occasion.

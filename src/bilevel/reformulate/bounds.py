@@ -33,7 +33,7 @@ def slack_bounds(form: StandardForm, k: int) -> tuple[Array, str]:
     asked = np.flatnonzero(~rows.equality)
     found = extremes(relaxed.program, list(rows.A[asked].toarray()))
     bounds = np.zeros(len(rows))
-    for r, value in zip(asked, found, strict=True):
+    for r, value in zip(asked.tolist(), found, strict=True):
         if value is None:
             raise _refusal(form, k, r, "slack", "nothing bounds it")
         bounds[r] = _widen(rows.b[r] - value)
@@ -106,7 +106,7 @@ def _by_programs(form: StandardForm, k: int, asked: Array) -> tuple[Array, str]:
     columns = relaxed.multipliers[asked]
     found = extremes(relaxed.program, [unit(relaxed.program.n, c, -1.0) for c in columns])
     bounds = np.full(len(asked), np.inf)
-    for r, value in zip(np.flatnonzero(asked), found, strict=True):
+    for r, value in zip(np.flatnonzero(asked).tolist(), found, strict=True):
         if value is None:
             raise _refusal(form, k, r, "multiplier", "it is unbounded for some leader decisions")
         bounds[r] = _widen(-value)

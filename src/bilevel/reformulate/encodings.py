@@ -58,7 +58,6 @@ class AbstractEncoding(ABC):
 
     def box(self, form: StandardForm) -> tuple[Array, Array] | None:
         """Return bounds of all columns, as far as this encoding needs them for products."""
-        del form
 
     @abstractmethod
     def pair(

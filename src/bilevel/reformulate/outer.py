@@ -67,7 +67,7 @@ class Outer:
         return Rows(sp.csr_array(A), at**2, flags, Monomials.empty(), names)
 
 
-def outer(program: Program, room: float) -> Outer:
+def outer(program: Program) -> Outer:
     """Write each convex quadratic of a program as a sum of squares of new columns.
 
     With ``P = sum_e l_e l_e'`` a term ``v'P v`` becomes ``sum_e t_e`` with ``t_e >= z_e^2`` and
@@ -78,69 +78,66 @@ def outer(program: Program, room: float) -> Outer:
     ----------
     program
         Any program.
-    room
-        By how much convex quadratic rows are relaxed.
 
     References
     ----------
     Tawarmalani and Sahinidis (2005), *Mathematical Programming* 103.
     """
-    parts: list[tuple[str, Array, Array]] = []  # name, columns, factor (e, columns)
-    rows, extra = program.rows, []
-    kept, b = np.ones(len(rows.products), bool), rows.b.copy()
-    for r in np.unique(rows.products.row).tolist():
-        terms = rows.products.row == r
-        half = _matrix(rows.products.factors[terms], rows.products.value[terms], program.n)
-        if rows.equality[r] or not is_convex(Objective(half, np.zeros(program.n))):
-            continue
-        kept[terms] = False
-        b[r] += room
-        # The products of a row are v'(P/2)v with P of ``half``.
-        extra.append((r, len(parts), 1.0))
-        parts.append((rows.names[r], *_factor(half, 0.5)))
+    parts, rows, places = _row_parts(program)
     objective = program.objective
     curved = bool(objective.P.nnz) and is_convex(objective)
     if curved:
-        parts.append(("objective", *_factor(objective.P, 0.5)))
-    n, count = program.n, sum(len(factor) for _, _, factor in parts)
-    firsts = np.cumsum([0] + [len(factor) for _, _, factor in parts])
-    base, square = n + np.arange(count), n + count + np.arange(count)
-    total = n + 2 * count
-    A = rows.pad(total).A.tolil() if extra else rows.pad(total).A
-    for r, p, value in extra:
-        A[r, square[firsts[p] : firsts[p + 1]]] = value
-    products = Monomials(
-        rows.products.row[kept], rows.products.factors[kept], rows.products.value[kept]
-    )
-    linear = Rows(sp.csr_array(A), b, rows.equality, products, rows.names)
-    lines = _lines(parts, n, total)
-    c = np.concatenate([objective.c, np.zeros(2 * count)])
+        parts.append(("objective", *_factor(objective.P)))
+    n, firsts = program.n, np.cumsum([0] + [len(factor) for *_, factor in parts])
+    count = int(firsts[-1])
+    base, square, total = n + np.arange(count), n + count + np.arange(count), n + 2 * count
     if curved:
+        c = np.concatenate([objective.c, np.zeros(2 * count)])
         c[square[firsts[-2] :]] = 1.0
         objective = replace(objective, P=sp.csr_array((total, total)), c=c)
     else:
         objective = objective.pad(total)
+    sums = [
+        sp.csr_array((np.ones(b - a), (np.full(b - a, r), square[a:b])), shape=(len(rows), total))
+        for r, a, b in zip(places, firsts, firsts[1:], strict=False)
+    ]
+    rows = rows.pad(total)
+    rows = replace(rows, A=sp.csr_array(sum(sums, start=rows.A)))
+    lines = _lines(parts, n, total)
+    matrix = sp.csr_array(lines.A[:, :n])
     names = [f"{part}{e}[{name}]" for part in ("base", "square") for name, e in _labels(parts)]
-    return Outer(
-        replace(
-            program,
-            names=(*program.names, *names),
-            lower=np.concatenate([program.lower, np.full(count, -np.inf), np.zeros(count)]),
-            upper=np.concatenate([program.upper, np.full(2 * count, np.inf)]),
-            integer=np.concatenate([program.integer, np.zeros(2 * count, bool)]),
-            objective=objective,
-            rows=Rows.stack(linear, lines),
-            cones=tuple(cone.pad(total) for cone in program.cones),
-            recipes=(
-                *program.recipes,
-                (base, lambda v: lines.A[:, :n] @ v[:n]),
-                (square, lambda v: v[base] ** 2),
-            ),
+    program = replace(
+        program,
+        names=(*program.names, *names),
+        lower=np.concatenate([program.lower, np.full(count, -np.inf), np.zeros(count)]),
+        upper=np.concatenate([program.upper, np.full(2 * count, np.inf)]),
+        integer=np.concatenate([program.integer, np.zeros(2 * count, bool)]),
+        objective=objective,
+        rows=Rows.stack(rows, lines),
+        cones=tuple(cone.pad(total) for cone in program.cones),
+        recipes=(
+            *program.recipes,
+            (base, lambda v: matrix @ v[:n]),
+            (square, lambda v: v[base] ** 2),
         ),
-        base,
-        square,
-        sp.csr_array(lines.A[:, :n]),
     )
+    return Outer(program, base, square, matrix)
+
+
+def _row_parts(program: Program) -> tuple[list[tuple[str, Array, Array]], Rows, list[int]]:
+    """Return the factors of convex rows, the rows without them, and where they belong."""
+    parts: list[tuple[str, Array, Array]] = []
+    rows, places = program.rows, []
+    terms, kept = rows.products, np.ones(len(rows.products), bool)
+    for r in np.unique(terms.row).tolist():
+        here = terms.row == r
+        P = _matrix(terms.factors[here], terms.value[here], program.n)
+        if not rows.equality[r] and is_convex(Objective(P, np.zeros(program.n))):
+            kept[here] = False
+            places.append(r)
+            parts.append((rows.names[r], *_factor(P)))
+    left = Monomials(terms.row[kept], terms.factors[kept], terms.value[kept])
+    return parts, replace(rows, products=left), places
 
 
 def _labels(parts: list[tuple[str, Array, Array]]) -> list[tuple[str, int]]:
@@ -173,10 +170,10 @@ def _matrix(factors: Array, value: Array, n: int) -> sp.csr_array:
     return sp.csr_array(half + half.T)
 
 
-def _factor(P: sp.csr_array, scale: float) -> tuple[Array, Array]:
-    """Return the columns used and a factor ``L`` with ``v'(scale P)v = |L v|^2``."""
+def _factor(P: sp.csr_array) -> tuple[Array, Array]:
+    """Return the columns used and a factor ``L`` with ``v'P v / 2 = |L v|^2``."""
     used = np.flatnonzero(np.diff(P.indptr))
-    dense = scale * P[used][:, used].toarray()
+    dense = 0.5 * P[used][:, used].toarray()
     diagonal = np.diag(dense)
     if np.count_nonzero(dense) == np.count_nonzero(diagonal):
         values, vectors = diagonal, np.eye(len(used))

@@ -122,7 +122,7 @@ class Linearizer:
         if builder.is_binary(column):
             return Bits(0.0, ((1.0, column),))
         if column not in self._bits:
-            low, _ = builder.bounds(column)
+            low = float(np.ceil(builder.bounds(column)[0]))
             parts = []
             for k in range(int(builder.range(column)).bit_length()):
                 name = f"bit{k}[{builder.names[column]}]"

@@ -126,8 +126,13 @@ def gap_row(follower: FollowerForm, multipliers: Array, n: int) -> Rows:
         np.zeros(1),
         np.zeros(1, bool),
         Monomials.collect(np.zeros(len(value), int), factors, value),
-        (f"gap[{follower.name}]",),
+        (gap_name(follower),),
     )
+
+
+def gap_name(follower: FollowerForm) -> str:
+    """Return the name of a follower's gap row."""
+    return f"gap[{follower.name}]"
 
 
 def _pure_products(follower: FollowerForm) -> Array:

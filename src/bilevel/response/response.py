@@ -46,7 +46,7 @@ class Response:
         return all(a.face is not None for a in self.answers)
 
     def extreme(
-        self, objective: Objective, free: Array, with_leader_rows: bool
+        self, objective: Objective, free: Array, with_leader_rows: bool, room: float = 0.0
     ) -> tuple[RawAnswer | None, Array]:
         """Minimise a function over the followers' faces and the leader columns ``free``.
 
@@ -58,6 +58,8 @@ class Response:
             Leader columns that may move too, shape ``(k,)``.
         with_leader_rows
             Whether the leader's constraints must hold.
+        room
+            How far they may be missed, on rows of unit norm.
 
         Returns
         -------
@@ -75,7 +77,8 @@ class Response:
         if with_leader_rows:
             value_rows = {f"value[{form.followers[k].name}]" for _, k in form.values}
             keep = np.array([name not in value_rows for name in form.rows.names], bool)
-            parts.append(form.rows.take(keep).project(columns, self.w))
+            leader = form.rows.take(keep).project(columns, self.w)
+            parts.append(leader.relaxed(room) if room else leader)
             cones = tuple(cone.project(columns, self.w) for cone in form.cones)
         lower, upper = form.columns.lower[columns], form.columns.upper[columns]
         for k in sorted({price.follower for price in form.prices}):
@@ -184,7 +187,9 @@ def optimistic_completion(form: StandardForm, w: Array) -> Array | None:
     return best_completion(form, w, form.columns.integer)[1]
 
 
-def best_completion(form: StandardForm, w: Array, stays: Array) -> tuple[Termination, Array | None]:
+def best_completion(
+    form: StandardForm, w: Array, stays: Array, room: float = 0.0
+) -> tuple[Termination, Array | None]:
     """Return the leader's best point at the linking columns of ``w``, or why there is none.
 
     Followers must not see each other's columns.
@@ -198,6 +203,9 @@ def best_completion(form: StandardForm, w: Array, stays: Array) -> tuple[Termina
     stays
         Which leader columns stay besides the linking ones, shape ``(n,)``; integers among the
         others are chosen again.
+    room
+        How far the leader's rows, of unit norm, may be missed where they hold for no best answer:
+        answers are known up to a tolerance.
 
     Returns
     -------
@@ -216,6 +224,8 @@ def best_completion(form: StandardForm, w: Array, stays: Array) -> tuple[Termina
     fixed[[column for column, _ in form.values]] = True
     free = np.flatnonzero((columns.owner == LEADER) & ~fixed)
     raw, best = response.extreme(form.objective, free, with_leader_rows=True)
+    if room and raw is not None and raw.termination is Termination.INFEASIBLE:
+        raw, best = response.extreme(form.objective, free, with_leader_rows=True, room=room)
     if raw is None or raw.termination is not Termination.OPTIMAL:
         return (Termination.NUMERICAL if raw is None else raw.termination), None
     return Termination.OPTIMAL, best

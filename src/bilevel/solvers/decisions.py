@@ -17,6 +17,8 @@ from bilevel.solvers.solver import Recorder, Request
 
 # How far a square may be missed by a relaxation's point, and by a candidate.
 _LOOSE, _CLOSE = 1e-4, 1e-6
+# By how much a coupling row may be missed: a tenth of what a certificate admits.
+_MISSED = 1e-7
 
 
 class Decisions:
@@ -87,7 +89,7 @@ class Decisions:
             return self._excluded[key]
         w = w.copy()
         w[self._linking] = key
-        ended, best = best_completion(form, w, np.zeros(form.n, bool))
+        ended, best = best_completion(form, w, np.zeros(form.n, bool), _MISSED)
         self.is_unbounded |= ended is Termination.UNBOUNDED
         self.undecided |= ended not in (
             Termination.OPTIMAL,

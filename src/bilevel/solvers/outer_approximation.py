@@ -18,7 +18,7 @@ from bilevel.reformulate.encodings import SOS1, AbstractEncoding, BigM
 from bilevel.reformulate.outer import outer
 from bilevel.reformulate.products import MOST_BITS
 from bilevel.reformulate.reformulation import Reformulated
-from bilevel.reformulate.strong_duality import StrongDuality
+from bilevel.reformulate.strong_duality import StrongDuality, gap_name
 from bilevel.response.answer import solve_continuous
 from bilevel.response.response import is_nash
 from bilevel.solvers.bounded import with_floor
@@ -29,7 +29,8 @@ from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
 from bilevel.status import Status
 from bilevel.structure import Stance
 
-# Convex quadratic rows are relaxed by this much; decisions are compared by their exact values.
+# The gap rows have no interior, so they are relaxed by this much; decisions are compared by their
+# exact values.
 _ROOM = 1e-6
 # The least value looked for where the relaxation is unbounded.
 _NO_FLOOR = -1e7
@@ -129,7 +130,7 @@ class OuterApproximation(AbstractSolver):
         floor = (
             _NO_FLOOR if relaxed is None else relaxed.bound - _ROOM * max(1.0, abs(relaxed.bound))
         )
-        shape = outer(reformed.program, _ROOM)
+        shape = outer(_with_room(form, reformed.program))
         shape = replace(shape, program=with_floor(shape.program, floor))
         recorder = Recorder(form, request, reformed.proved)
         search = Decisions(form, reformed, shape, request, recorder)
@@ -142,7 +143,9 @@ class OuterApproximation(AbstractSolver):
             raw = RawAnswer(Termination.INTERRUPTED, None, -np.inf, None, 0, 0.0, "interrupted")
         if recorder.error is not None:
             raise recorder.error
-        if relaxed is None and min(raw.bound, search.cutoff) <= floor:
+        finished = raw.termination in _FINISHED
+        lowest = search.cutoff if finished else raw.bound
+        if relaxed is None and lowest <= floor:
             # The search saw max(F, floor), which says nothing about F down there.
             raw = replace(raw, termination=Termination.LIMIT, bound=-np.inf)
         outcome = self._judge(form, request, search, raw, reformed.proved)
@@ -193,7 +196,10 @@ class OuterApproximation(AbstractSolver):
             if raw.v is None or raw.termination is not Termination.OPTIMAL:
                 return replace(raw, nodes=nodes, bound=bound)
             search(raw.v, True)
-            program = replace(program, rows=search.with_found(program.rows))
+            more = search.with_found(program.rows)
+            if len(more) == len(program.rows):
+                return replace(raw, termination=Termination.NUMERICAL, v=None, bound=bound)
+            program = replace(program, rows=more)
 
     def _judge(
         self,
@@ -230,6 +236,12 @@ class OuterApproximation(AbstractSolver):
         return None if outcome.status in (Status.NOT_FOUND, Status.FAILED) else False
 
 
+def _with_room(form: StandardForm, program: Program) -> Program:
+    gaps = {gap_name(follower) for follower in form.followers}
+    extra = np.array([_ROOM if name in gaps else 0.0 for name in program.rows.names])
+    return replace(program, rows=replace(program.rows, b=program.rows.b + extra))
+
+
 def _relax(program: Program) -> RawAnswer | None:
     """Solve the continuous relaxation, products and sets left out; ``None`` if it is unbounded."""
     linear = np.ones(len(program.rows), bool)
@@ -242,8 +254,9 @@ def _relax(program: Program) -> RawAnswer | None:
         indicators=(),
     )
     raw, _ = solve_continuous(relaxed, ("highs", "clarabel"))
-    decided = raw is not None and raw.termination is Termination.OPTIMAL
-    return raw if decided and np.isfinite(raw.bound) else None
+    if raw is None or raw.termination is not Termination.OPTIMAL or not np.isfinite(raw.bound):
+        return None
+    return raw
 
 
 def _guesses(form: StandardForm, request: Request, relaxed: RawAnswer | None) -> Iterator[Array]:
