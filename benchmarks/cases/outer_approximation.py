@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import bilevel as bl
 import cvxpy as cp
 import numpy as np
+
+import bilevel as bl
 from benchmarks.case import Case, Instance, Measurement, Method, Record, Target
 from benchmarks.measure import measure_solve
 

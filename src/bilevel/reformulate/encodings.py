@@ -58,6 +58,7 @@ class AbstractEncoding(ABC):
 
     def box(self, form: StandardForm) -> tuple[Array, Array] | None:
         """Return bounds of all columns, as far as this encoding needs them for products."""
+        del form
 
     @abstractmethod
     def pair(
@@ -230,8 +231,7 @@ class BigM(AbstractEncoding):
         """See the abstract method."""
         sides = zip((-1.0, 1.0), builder.bounds(target), strict=True)
         for sign, bound in sides:
-            size = sign * bound
-            if not np.isfinite(size):
+            if not np.isfinite(size := sign * bound):
                 raise UnsupportedProblem(
                     f"BigM needs a bound on {builder.names[target]} to write a product with a "
                     f"binary, and none is known. Bound the follower's variables, give "
