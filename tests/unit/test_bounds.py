@@ -13,6 +13,7 @@ from scipy.optimize import linprog
 
 import bilevel as bl
 from bilevel import Status, UnsupportedProblem
+from bilevel.backends import registry
 from bilevel.reformulate.bounds import multiplier_bounds, slack_bounds
 
 CLOSED = {"packing": "closed form of a packing follower", "network": "of a network follower"}
@@ -216,3 +217,15 @@ def test_a_slack_that_nothing_bounds_is_named():
     problem = bl.Problem(cp.Minimize(y - x), [x >= 0], followers=[follower])
     with pytest.raises(UnsupportedProblem, match=r"slack of row c\d\[0\] of follower 'f'"):
         slack_bounds(problem.compile(), 0)
+
+
+def test_auto_says_which_row_has_no_bound_where_scip_is_missing(monkeypatch):
+    monkeypatch.setattr(registry, "_installed", lambda package: package != "pyscipopt")
+    x, y = cp.Variable(name="x"), cp.Variable(2, name="y")
+    rows = [y[0] - 2 * y[1] <= x, 3 * y[0] + y[1] <= 4, -y[0] - y[1] <= 1, y >= -2, y <= 3]
+    follower = bl.Follower(cp.Minimize(cp.sum(y)), rows, variables=[y], name="f")
+    problem = bl.Problem(cp.Minimize(y[0] + x), [x >= 0, x <= 1], followers=[follower])
+    with pytest.raises(UnsupportedProblem, match="cancel each other") as error:
+        bl.Auto().choose(problem)
+    assert "pip install pyscipopt" in str(error.value)
+    assert bl.Auto().accepts(problem.compile()) == error.value.reasons

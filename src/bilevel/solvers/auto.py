@@ -53,7 +53,8 @@ class Auto(AbstractSolver):
     The tree it follows:
 
     1. pessimistic: ``WorstCase``, its optimistic part chosen as below;
-    2. SCIP is missing: ``KKT(BigM())`` on HiGHS, with derived bounds;
+    2. SCIP is missing: ``KKT(BigM())`` on HiGHS, with derived bounds, or a refusal that names the
+       row without one;
     3. only binary leader columns enter linear followers with more than 40 inequalities:
        ``StrongDuality(SOS1())``, because one row replaces all complementarity conditions;
     4. otherwise ``KKT(SOS1())``, which needs no bound on multipliers.
@@ -106,6 +107,7 @@ class Auto(AbstractSolver):
 
     def _optimistic(self, form: StandardForm) -> Choice:
         if "scip" not in backends.available():
+            _demand_bounds(form)
             return Choice(
                 SingleLevel(KKT(BigM()), "highs"),
                 "pyscipopt is not installed (pip install pyscipopt), so complementarity is written "
@@ -130,6 +132,17 @@ class Auto(AbstractSolver):
             "convex followers: complementarity by SOS1 sets is exact and needs no bound on "
             "multipliers",
         )
+
+
+def _demand_bounds(form: StandardForm) -> None:
+    """Raise if bounds that HiGHS needs cannot be derived; an M is never invented."""
+    try:
+        for k in range(len(form.followers)):
+            BigM().bounds(form, k)
+    except UnsupportedProblem as error:
+        raise UnsupportedProblem(
+            (*error.reasons, "Without SCIP no method does without bounds: pip install pyscipopt.")
+        ) from error
 
 
 def _all_binary(form: StandardForm) -> bool:
