@@ -64,8 +64,8 @@ class KKT(AbstractReformulation):
 
     def apply(self, form: StandardForm) -> Reformulated:
         """See the abstract method."""
-        builder = begin(form, self.encoding.box(form))
-        linearizer = Linearizer(builder, self.encoding)
+        builder = begin(form)
+        linearizer = Linearizer(builder, self.encoding, self.encoding.box(form))
         multipliers, origins = [], []
         for k in range(len(form.followers)):
             columns, _, rows, origin = optimality(form, k, builder, self.encoding)

@@ -29,11 +29,19 @@ class Linearizer:
         Where columns and gates are added.
     encoding
         Writes the gates.
+    box
+        Derived bounds of the first columns, used for their products only.
     """
 
-    def __init__(self, builder: Builder, encoding: AbstractEncoding) -> None:
+    def __init__(
+        self,
+        builder: Builder,
+        encoding: AbstractEncoding,
+        box: tuple[Array, Array] | None = None,
+    ) -> None:
         self._builder = builder
         self._encoding = encoding
+        self._box = box
         self._known: dict[tuple[int, int], int] = {}
         self._bits: dict[int, Bits] = {}
 
@@ -135,6 +143,12 @@ class Linearizer:
             self._bits[column] = Bits(low, tuple(parts))
         return self._bits[column]
 
+    def _bounds(self, column: int) -> tuple[float, float]:
+        low, high = self._builder.bounds(column)
+        if self._box is None or column >= len(self._box[0]):
+            return low, high
+        return max(low, self._box[0][column]), min(high, self._box[1][column])
+
     def _column(self, factors: Array | tuple[int, int]) -> int:
         first, second = (int(c) for c in factors)
         builder = self._builder
@@ -142,7 +156,7 @@ class Linearizer:
         if k == v:
             return k
         if (k, v) not in self._known:
-            low, high = builder.bounds(v)
+            low, high = self._bounds(v)
             name = f"{builder.names[k]}*{builder.names[v]}"
             low, high = min(low, 0.0), max(high, 0.0)
             on = builder.column(name, low, high, recipe=lambda w: w[k] * w[v])

@@ -86,12 +86,11 @@ class AbstractReformulation(ABC):
         """
 
 
-def begin(form: StandardForm, box: tuple[Array, Array] | None = None) -> Builder:
-    """Return a builder that holds the problem's columns, in a box if given, and its cones."""
+def begin(form: StandardForm) -> Builder:
+    """Return a builder that holds the problem's columns and the leader's cones."""
     columns = form.columns
     builder = Builder()
-    lower, upper = (columns.lower, columns.upper) if box is None else box
-    builder.columns(columns.names, lower, upper, columns.integer)
+    builder.columns(columns.names, columns.lower, columns.upper, columns.integer)
     builder.cones = form.cones
     return builder
 

@@ -77,8 +77,8 @@ class StrongDuality(AbstractReformulation):
 
     def apply(self, form: StandardForm) -> Reformulated:
         """See the abstract method."""
-        builder = begin(form, self.encoding.box(form))
-        linearizer = Linearizer(builder, self.encoding)
+        builder = begin(form)
+        linearizer = Linearizer(builder, self.encoding, self.encoding.box(form))
         multipliers, origins, tolerant = [], [], False
         for k, follower in enumerate(form.followers):
             bounds = self.encoding.bounds(form, k, slacks=False)
