@@ -263,6 +263,9 @@ def test_what_has_no_solution(backend):
     none = bl.Follower(cp.Minimize(y), [y >= 2 + x, y <= 1], variables=[y], name="f")
     empty = bl.Problem(cp.Minimize(y + x), [], followers=[none])
     assert bl.solve(empty, solver, throw=False).status is Status.FOLLOWER_INFEASIBLE
+    free = bl.Follower(cp.Minimize(-y), [y >= x], variables=[y], name="f")
+    endless = bl.Problem(cp.Minimize(y + x), [], followers=[free])
+    assert bl.solve(endless, solver, throw=False).status is Status.FOLLOWER_UNBOUNDED
 
 
 def test_a_relaxation_without_a_bound_does_not_spoil_the_proof():

@@ -29,12 +29,27 @@ from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
 from bilevel.status import Status
 from bilevel.structure import Stance
 
-# The gap rows have no interior, so they are relaxed by this much; decisions are compared by their
-# exact values.
+# The gap rows have no interior; they are relaxed by this much, decisions are judged exactly.
 _ROOM = 1e-6
 # The least value looked for where the relaxation is unbounded.
 _NO_FLOOR = -1e7
 _FINISHED = (Termination.INFEASIBLE, Termination.INFEASIBLE_OR_UNBOUNDED)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a search ended with; ``proved`` tells whether its relaxation was one."""
+
+    raw: RawAnswer
+    search: Decisions
+    note: str
+    proved: bool
+    trace: tuple[tuple[float, float | None, float | None], ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every decision was judged, or lies above the cutoff."""
+        return self.proved and self.raw.termination in _FINISHED and not self.search.undecided
 
 
 @dataclass(frozen=True)
@@ -125,11 +140,26 @@ class OuterApproximation(AbstractSolver):
     def run(self, form: StandardForm, request: Request) -> Outcome:
         """See the abstract method."""
         began = time.perf_counter()
+        found = self._explore(form, request)
+        outcome = self._judge(form, request, found)
+        return replace(
+            outcome,
+            backend=self.backend,
+            backend_status=found.raw.raw_status,
+            nodes=found.raw.nodes,
+            seconds=time.perf_counter() - began,
+            note=f"{found.note} {outcome.note}".strip(),
+            trace=found.trace,
+            stopped=found.raw.termination in (Termination.LIMIT, Termination.INTERRUPTED),
+        )
+
+    def _explore(self, form: StandardForm, request: Request) -> _Found:
+        began = time.perf_counter()
         reformed, note = self._reformulate(form)
         relaxed = _relax(reformed.program)
-        floor = (
-            _NO_FLOOR if relaxed is None else relaxed.bound - _ROOM * max(1.0, abs(relaxed.bound))
-        )
+        floor = _NO_FLOOR
+        if relaxed is not None:
+            floor = relaxed.bound - _ROOM * max(1.0, abs(relaxed.bound))
         shape = outer(_with_room(form, reformed.program))
         shape = replace(shape, program=with_floor(shape.program, floor))
         recorder = Recorder(form, request, reformed.proved)
@@ -143,22 +173,10 @@ class OuterApproximation(AbstractSolver):
             raw = RawAnswer(Termination.INTERRUPTED, None, -np.inf, None, 0, 0.0, "interrupted")
         if recorder.error is not None:
             raise recorder.error
-        finished = raw.termination in _FINISHED
-        lowest = search.cutoff if finished else raw.bound
-        if relaxed is None and lowest <= floor:
-            # The search saw max(F, floor), which says nothing about F down there.
+        lowest = search.cutoff if raw.termination in _FINISHED else raw.bound
+        if relaxed is None and lowest <= floor:  # max(F, floor) says nothing about F down there
             raw = replace(raw, termination=Termination.LIMIT, bound=-np.inf)
-        outcome = self._judge(form, request, search, raw, reformed.proved)
-        return replace(
-            outcome,
-            backend=self.backend,
-            backend_status=raw.raw_status,
-            nodes=raw.nodes,
-            seconds=time.perf_counter() - began,
-            note=f"{note} {outcome.note}".strip(),
-            trace=tuple(recorder.trace),
-            stopped=raw.termination in (Termination.LIMIT, Termination.INTERRUPTED),
-        )
+        return _Found(raw, search, note, reformed.proved, tuple(recorder.trace))
 
     def _reformulate(self, form: StandardForm) -> tuple[Reformulated, str]:
         if self.encoding is not None:
@@ -201,21 +219,13 @@ class OuterApproximation(AbstractSolver):
                 return replace(raw, termination=Termination.NUMERICAL, v=None, bound=bound)
             program = replace(program, rows=more)
 
-    def _judge(
-        self,
-        form: StandardForm,
-        request: Request,
-        search: Decisions,
-        raw: RawAnswer,
-        proved: bool,
-    ) -> Outcome:
+    def _judge(self, form: StandardForm, request: Request, found: _Found) -> Outcome:
+        search, raw, finished = found.search, found.raw, found.is_complete
         if search.is_unbounded:
             return Outcome(Status.UNBOUNDED)
-        best, bound, note = search.best, raw.bound, ""
-        finished = proved and raw.termination in _FINISHED
-        bound = bound if proved else -np.inf
+        best, bound, note = search.best, raw.bound if found.proved else -np.inf, ""
         if search.undecided:
-            finished, bound = False, -np.inf
+            bound = -np.inf
             note = "At some decision no exact answer could be found, so nothing is proved."
         if best is None:
             if finished:
@@ -230,10 +240,10 @@ class OuterApproximation(AbstractSolver):
         return Outcome(status, best, bound, note=note)
 
     def _has_answer(self, twin: StandardForm, request: Request) -> bool | None:
-        outcome = self.run(twin, replace(request, callback=None, start=None))
-        if outcome.w is not None or outcome.status is Status.UNBOUNDED:
+        found = self._explore(twin, replace(request, callback=None, start=None))
+        if found.search.best is not None or found.search.is_unbounded:
             return True
-        return None if outcome.status in (Status.NOT_FOUND, Status.FAILED) else False
+        return False if found.is_complete else None
 
 
 def _with_room(form: StandardForm, program: Program) -> Program:
