@@ -166,6 +166,20 @@ SOLVERS = (
         )
         for encoding in (bl.SOS1, bl.Indicator, bl.BigM, bl.Product)
     ),
+    *(
+        SolverRow(
+            f"outer approximation {backend}",
+            lambda backend=backend: bl.OuterApproximation(backend),
+            OPTIMISTIC,
+            (backend,),
+            refuses=Structure.LINKING_CONTINUOUS | Structure.NASH | Structure.CURVED_BY_LEADER,
+            may_refuse=(
+                "a linking integer has no bounds, the leader is curved where no integer is, "
+                "or HiGHS gets a product whose factor has no bound"
+            ),
+        )
+        for backend in ("scip", "highs")
+    ),
     SolverRow(
         "worst case",
         bl.WorstCase,

@@ -660,7 +660,9 @@ def test_refusal_without_scip_names_a_way_out(monkeypatch):
     """No M is valid here, and SCIP is not there: the message must say what to do."""
     hide(monkeypatch, "pyscipopt")
     x, y = pair()
-    follower = bl.Follower(cp.Minimize(y), [y >= x, y <= 3], variables=[y], name="carrier")
+    z = cp.Variable(name="z")
+    rows = [y + 2 * z >= x, z - 3 * y <= 4, y <= 3, z >= 0]
+    follower = bl.Follower(cp.Minimize(y), rows, variables=[y, z], name="carrier")
     problem = bl.Problem(cp.Minimize(x + y), [x >= 0, x <= 3], followers=[follower])
     with pytest.raises(UnsupportedProblem) as error:
         bl.solve(problem)

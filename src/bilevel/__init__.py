@@ -24,7 +24,15 @@ from bilevel.reformulate import (
     lift,
 )
 from bilevel.solution import Certificate, Solution, Stats, Tolerances
-from bilevel.solvers import Auto, Branching, Choice, SingleLevel, WorstCase, solve
+from bilevel.solvers import (
+    Auto,
+    Branching,
+    Choice,
+    OuterApproximation,
+    SingleLevel,
+    WorstCase,
+    solve,
+)
 from bilevel.status import Status
 from bilevel.structure import Stance, Structure
 from bilevel.verify import verify
@@ -46,6 +54,7 @@ __all__ = [
     "Follower",
     "Indicator",
     "InnerDual",
+    "OuterApproximation",
     "Problem",
     "ProblemError",
     "Product",

@@ -33,6 +33,7 @@ class Feature(Flag):
     PRODUCT_ROWS = auto()
     CONES = auto()
     INTEGER_QUADRATIC = auto()
+    CUTS = auto()
 
     def sentence(self) -> str:
         """Return the features in words."""
@@ -48,6 +49,7 @@ _WORDS = {
     Feature.PRODUCT_ROWS: "products of variables in constraints",
     Feature.CONES: "second-order cones",
     Feature.INTEGER_QUADRATIC: "a quadratic objective with integer variables",
+    Feature.CUTS: "rows that are found during the search",
 }
 
 
@@ -82,6 +84,11 @@ class Program:
     recipes
         For columns that a reformulation introduced: how to compute them from earlier columns, so
         that a point of the bilevel problem can be handed over as a start.
+    cuts
+        Finds rows during the search, each with a name of its own. Called with a point and whether
+        it meets everything else, integrality included: then the point counts as feasible if and
+        only if no row comes back. Otherwise it is a point of a relaxation, and rows are a help.
+        A row must hold for all points that may still become the answer.
     """
 
     names: tuple[str, ...]
@@ -94,6 +101,7 @@ class Program:
     sos1: tuple[tuple[str, tuple[int, ...]], ...] = ()
     indicators: tuple[Indicator, ...] = ()
     recipes: tuple[tuple[Array, Callable[[Array], Any]], ...] = field(default=(), repr=False)
+    cuts: Callable[[Array, bool], Rows] | None = field(default=None, repr=False)
 
     @property
     def n(self) -> int:
@@ -119,6 +127,8 @@ class Program:
             flags |= Feature.PRODUCT_ROWS
         if self.cones:
             flags |= Feature.CONES
+        if self.cuts is not None:
+            flags |= Feature.CUTS
         return flags
 
     def complete(self, v: Array) -> Array:

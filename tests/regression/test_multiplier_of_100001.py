@@ -26,8 +26,7 @@ def test_the_size_of_a_multiplier_changes_nothing(row, K):
         solution = bl.solve(problem(K), row.build(), time_limit=20)
     except UnsupportedProblem as refusal:
         # y has two bounds, so any multiple may be added to their multipliers: no M is valid.
-        assert row.may_refuse
-        assert "unbounded" in str(refusal)
+        assert row.must_refuse(problem(K)) or (row.may_refuse and "unbounded" in str(refusal))
         return
     room = max(1e-5, 10 * row.tolerance)
     assert solution.leader_value == pytest.approx(-10, abs=room)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from bilevel.problem.functions import Array
@@ -50,3 +52,21 @@ class AbstractBackend(ABC):
         BackendError
             If the vendor raises, or answers with a status this library does not know.
         """
+
+    def sweep(
+        self, program: Program, costs: Sequence[Array], limits: Limits
+    ) -> Iterator[RawAnswer]:
+        """Solve one linear program for several costs; a vendor that can, starts warm.
+
+        Parameters
+        ----------
+        program
+            The program; its linear objective is replaced.
+        costs
+            Linear objectives, each of shape ``(n,)``.
+        limits
+            As for ``solve``.
+        """
+        for cost in costs:
+            objective = replace(program.objective, c=cost, constant=0.0)
+            yield self.solve(replace(program, objective=objective), limits)

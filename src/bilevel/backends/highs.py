@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import highspy
@@ -11,7 +13,7 @@ import numpy as np
 
 from bilevel.backends.backend import AbstractBackend
 from bilevel.errors import BackendError
-from bilevel.problem.functions import Array
+from bilevel.problem.functions import Array, Objective
 from bilevel.program import Feature, Limits, Program, Progress, RawAnswer, Termination
 
 _STATUS = {
@@ -41,15 +43,7 @@ class HiGHS(AbstractBackend):
 
     def solve(self, program: Program, limits: Limits, start: Array | None = None) -> RawAnswer:
         """See the abstract method."""
-        solver = _Quiet()
-        solver.setOptionValue("output_flag", limits.verbose)
-        self._options(solver, program, limits)
-        try:
-            status = solver.passModel(_model(program))
-        except Exception as error:
-            raise BackendError(f"HiGHS could not read the model: {error}") from error
-        if status == highspy.HighsStatus.kError:
-            raise BackendError("HiGHS refused the model.")
+        solver = self._loaded(program, limits)
         if start is not None and program.integer.any():
             point = highspy.HighsSolution()
             point.col_value = list(start)
@@ -63,6 +57,33 @@ class HiGHS(AbstractBackend):
             solver.solve()
         seconds = time.perf_counter() - began
         return _answer(solver, program, seconds)
+
+    def sweep(
+        self, program: Program, costs: Sequence[Array], limits: Limits
+    ) -> Iterator[RawAnswer]:
+        """See the abstract method; each solve starts from the basis of the one before."""
+        if program.integer.any():
+            yield from super().sweep(program, costs, limits)
+            return
+        solver = self._loaded(replace(program, objective=_no_cost(program)), limits)
+        every = np.arange(program.n, dtype=np.int32)
+        for cost in costs:
+            solver.changeColsCost(program.n, every, cost)
+            began = time.perf_counter()
+            solver.run()
+            yield _answer(solver, program, time.perf_counter() - began)
+
+    def _loaded(self, program: Program, limits: Limits) -> Any:
+        solver = _Quiet()
+        solver.setOptionValue("output_flag", limits.verbose)
+        self._options(solver, program, limits)
+        try:
+            status = solver.passModel(_model(program))
+        except Exception as error:
+            raise BackendError(f"HiGHS could not read the model: {error}") from error
+        if status == highspy.HighsStatus.kError:
+            raise BackendError("HiGHS refused the model.")
+        return solver
 
     def _options(self, solver: Any, program: Program, limits: Limits) -> None:
         if limits.time_limit is not None:
@@ -90,6 +111,10 @@ class _Quiet(highspy.Highs):
     def enableCallbacks(self) -> None:  # noqa: N802
         self.setOptionValue("output_flag", False)
         super().enableCallbacks()
+
+
+def _no_cost(program: Program) -> Objective:
+    return replace(program.objective, c=np.zeros(program.n), constant=0.0)
 
 
 def _model(program: Program) -> Any:

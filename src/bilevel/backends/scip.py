@@ -11,7 +11,8 @@ import pyscipopt
 from pyscipopt.scip import Expr, Term
 
 from bilevel.backends.backend import AbstractBackend
-from bilevel.errors import BackendError
+from bilevel.backends.scip_cuts import watch_candidates
+from bilevel.errors import BackendError, BilevelError
 from bilevel.problem.functions import Array
 from bilevel.program import Feature, Limits, Program, Progress, RawAnswer, Termination
 
@@ -66,14 +67,19 @@ def _attempt(program: Program, limits: Limits, start: Array | None, feastol: flo
         columns = _build(model, program)
         if start is not None:
             _start(model, columns, start)
+        handler = None
+        if program.cuts is not None:
+            handler = watch_candidates(model, columns, program.cuts)
         if limits.progress is not None:
             model.includeEventhdlr(_Watcher(limits.progress), "progress", "reports progress")
         began = time.perf_counter()
         # Without the GIL: other threads go on, and SCIP's own handler catches Ctrl-C.
         model.optimizeNogil()
         seconds = time.perf_counter() - began
+        if handler is not None and handler.error is not None:
+            raise handler.error
         return _answer(model, columns, seconds)
-    except BackendError:
+    except BilevelError:
         raise
     except Exception as error:
         if _LP_ERROR in str(error):

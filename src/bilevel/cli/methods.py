@@ -19,7 +19,14 @@ from bilevel.reformulate import (
     Product,
     StrongDuality,
 )
-from bilevel.solvers import AbstractSolver, Auto, Branching, SingleLevel, WorstCase
+from bilevel.solvers import (
+    AbstractSolver,
+    Auto,
+    Branching,
+    OuterApproximation,
+    SingleLevel,
+    WorstCase,
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,8 @@ class Method:
         if self.name == "worst-case":
             backend = backend or "scip"
             return WorstCase(SingleLevel(backend=backend), SingleLevel(InnerDual(), backend))
+        if self.name == "outer-approximation":
+            return OuterApproximation(backend or "scip")
         if backend is not None:
             raise ProblemError(
                 f"Method {self.name!r} chooses the backend itself; name a method with --backend, "
@@ -70,6 +79,7 @@ class Method:
 
 _CONVEX = "optimistic, convex followers"
 _BINARY = f"{_CONVEX}; for binary leaders"
+_INTEGER = f"{_CONVEX}; integer linking variables"
 _SCIP = "SCIP"
 _DERIVED = "bounds: derived or yours"
 _EXACT = "OPTIMAL"
@@ -87,6 +97,7 @@ METHODS = (
     Method("strong-duality-indicator", _BINARY, _SCIP, _EXACT, StrongDuality, Indicator),
     Method("strong-duality-bigm", _BINARY, _DERIVED, _CAPPED, StrongDuality, BigM),
     Method("strong-duality-product", _BINARY, _SCIP, _EXACT, StrongDuality, Product),
+    Method("outer-approximation", _INTEGER, "SCIP; HiGHS: derived bounds", _EXACT),
     Method("worst-case", "pessimistic, followers linear", _SCIP, "OPTIMAL or NOT_ATTAINED"),
 )
 _BY_NAME = {method.name: method for method in METHODS}

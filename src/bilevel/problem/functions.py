@@ -123,6 +123,15 @@ class Rows:
         products = replace(terms, value=terms.value * factor[terms.row])
         return replace(self, A=A, b=self.b * factor, products=products), factor
 
+    def relaxed(self, room: float) -> Rows:
+        """Return rows of unit norm that may be missed by ``room``, each equation as two rows."""
+        rows, _ = self.unit()
+        turned = rows.take(rows.equality)
+        terms = replace(turned.products, value=-turned.products.value)
+        turned = replace(turned, A=-turned.A, b=-turned.b, products=terms)
+        both = Rows.stack(rows, turned)
+        return replace(both, b=both.b + room, equality=np.zeros(len(both), bool))
+
     def pad(self, n: int) -> Rows:
         """Return the same rows over ``n`` columns, the new ones with zero coefficients."""
         return replace(self, A=widen(self.A, n))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,14 @@ import scipy.sparse as sp
 
 from bilevel.problem.functions import Array, Cone, Monomials, Objective, Rows
 from bilevel.program import Indicator, Program
+
+
+@dataclass(frozen=True)
+class Bits:
+    """An integer column as ``low + sum weight * binary`` over ``parts``."""
+
+    low: float
+    parts: tuple[tuple[float, int], ...]
 
 
 class Builder:
@@ -81,6 +90,11 @@ class Builder:
     def is_binary(self, column: int) -> bool:
         """Return whether a column is integer between 0 and 1."""
         return self._integer[column] and self._lower[column] >= 0 and self._upper[column] <= 1
+
+    def range(self, column: int) -> float:
+        """Return how many values but one an integer column may take; infinity for others."""
+        low, high = np.ceil(self._lower[column]), np.floor(self._upper[column])
+        return float(high - low) if self._integer[column] else np.inf
 
     def rows(self, rows: Rows) -> None:
         """Add rows over the columns that exist so far (or a first part of them)."""

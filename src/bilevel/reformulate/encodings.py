@@ -1,8 +1,7 @@
 """How a program says that one of two columns is zero.
 
-An encoding is an argument of a reformulation. ``pair`` writes complementarity between a multiplier
-and a slack; ``gate`` writes that a column is zero when a binary has a given value, which is how a
-product with a binary becomes linear.
+An encoding is an argument. ``pair`` writes complementarity of a multiplier and a slack; ``gate``
+that a column is zero when a binary has a given value: so a product with a binary becomes linear.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
 from bilevel.reformulate.bounds import multiplier_bounds, slack_bounds
 from bilevel.reformulate.builder import Builder
+from bilevel.reformulate.relaxation import box_of, product_columns
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,10 @@ class AbstractEncoding(ABC):
             If it needs bounds and they can be neither derived nor were given.
         """
         del form, k, slacks
+
+    def box(self, form: StandardForm) -> tuple[Array, Array] | None:
+        """Return bounds of all columns, as far as this encoding needs them for products."""
+        del form
 
     @abstractmethod
     def pair(
@@ -194,7 +198,9 @@ class BigM(AbstractEncoding):
         """See the abstract method."""
         m, said = len(form.followers[k].rows), []
         if self.multiplier is None:
-            multiplier, origin = multiplier_bounds(form, k)
+            # Strong duality bounds only what is multiplied by a leader's column.
+            needed = None if slacks else form.followers[k].rows.touches(form.linking(k))
+            multiplier, origin = multiplier_bounds(form, k, needed)
             said.append(f"multipliers: {origin}")
         else:
             multiplier = np.full(m, float(self.multiplier))
@@ -209,6 +215,10 @@ class BigM(AbstractEncoding):
             said.append("slacks: given by the user, not proved")
         return PairBounds(multiplier, slack, "; ".join(said))
 
+    def box(self, form: StandardForm) -> tuple[Array, Array]:
+        """See the abstract method; one LP for each open side of a factor."""
+        return box_of(form, product_columns(form))
+
     def pair(
         self, builder: Builder, multiplier: int, slack: int, name: str, bounds: tuple[float, float]
     ) -> None:
@@ -221,8 +231,7 @@ class BigM(AbstractEncoding):
         """See the abstract method."""
         sides = zip((-1.0, 1.0), builder.bounds(target), strict=True)
         for sign, bound in sides:
-            size = sign * bound
-            if not np.isfinite(size):
+            if not np.isfinite(size := sign * bound):
                 raise UnsupportedProblem(
                     f"BigM needs a bound on {builder.names[target]} to write a product with a "
                     f"binary, and none is known. Bound the follower's variables, give "

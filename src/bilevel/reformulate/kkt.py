@@ -66,7 +66,7 @@ class KKT(AbstractReformulation):
     def apply(self, form: StandardForm) -> Reformulated:
         """See the abstract method."""
         builder = begin(form)
-        linearizer = Linearizer(builder, self.encoding)
+        linearizer = Linearizer(builder, self.encoding, self.encoding.box(form))
         multipliers, origins = [], []
         for k in range(len(form.followers)):
             columns, _, rows, origin = optimality(form, k, builder, self.encoding)

@@ -1,4 +1,4 @@
-"""Products with a binary factor, written exactly without products."""
+"""Products with a binary or bounded integer factor, written exactly without products."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ import scipy.sparse as sp
 
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.standard import is_convex
-from bilevel.reformulate.builder import Builder
+from bilevel.reformulate.builder import Bits, Builder
 from bilevel.reformulate.encodings import AbstractEncoding
+
+# An integer column with a longer range than this keeps its products.
+MOST_BITS = 16
 
 
 class Linearizer:
     """Replaces ``binary * column`` by a column of its own, each product once.
 
     With ``p = k * v`` two gates say it exactly and without a bound: ``p = 0`` if ``k = 0``, and
-    ``v - p = 0`` if ``k = 1``.
+    ``v - p = 0`` if ``k = 1``. A bounded integer column is its lower bound and a sum of binaries
+    times powers of two, so its products are sums of such columns.
 
     Parameters
     ----------
@@ -25,18 +29,33 @@ class Linearizer:
         Where columns and gates are added.
     encoding
         Writes the gates.
+    box
+        Derived bounds of the first columns, used for their products only.
     """
 
-    def __init__(self, builder: Builder, encoding: AbstractEncoding) -> None:
+    def __init__(
+        self,
+        builder: Builder,
+        encoding: AbstractEncoding,
+        box: tuple[Array, Array] | None = None,
+    ) -> None:
         self._builder = builder
         self._encoding = encoding
+        self._box = box
         self._known: dict[tuple[int, int], int] = {}
+        self._bits: dict[int, Bits] = {}
+
+    @property
+    def bits(self) -> dict[int, Bits]:
+        """The integer columns that were written in binaries."""
+        return dict(self._bits)
 
     def rows(self, rows: Rows) -> Rows:
         """Return rows whose products with a binary are linear columns, over all columns so far."""
-        terms = rows.products
-        if not self._encoding.linearizes or not len(terms):
+        if not self._encoding.linearizes or not len(rows.products):
             return rows
+        rows = self._in_bits(rows)
+        terms = rows.products
         binary = np.array([[self._builder.is_binary(int(c)) for c in f] for f in terms.factors])
         has = binary.any(axis=1)
         if not has.any():
@@ -56,10 +75,16 @@ class Linearizer:
         upper = sp.triu(objective.P).tocoo()
         keep, terms = np.ones(upper.nnz, bool), []
         for t, (i, j, value) in enumerate(zip(upper.row, upper.col, upper.data, strict=True)):
-            if self._builder.is_binary(int(i)) or self._builder.is_binary(int(j)):
-                keep[t] = False
-                # The diagonal carries x*x/2, and x*x = x for a binary.
-                terms.append((i, 0.5 * value) if i == j else (self._column((i, j)), value))
+            whole = [c for c in (int(i), int(j)) if self._is_whole(c)]
+            if not whole:
+                continue
+            keep[t] = False
+            first, other = whole[0], int(j) if int(i) == whole[0] else int(i)
+            # The diagonal carries x*x/2.
+            value = 0.5 * value if i == j else value
+            bits = self._expand(first)
+            terms.append((other, value * bits.low))
+            terms += [(self._column((b, other)), value * weight) for weight, b in bits.parts]
         n = len(self._builder)
         half = sp.coo_array(
             (upper.data[keep], (upper.row[keep], upper.col[keep])), shape=(n, n)
@@ -70,6 +95,60 @@ class Linearizer:
             c[column] += value
         return replace(objective, P=square, c=c)
 
+    def _in_bits(self, rows: Rows) -> Rows:
+        """Write the products that have no binary factor, but an integer one, in binaries."""
+        terms, builder = rows.products, self._builder
+        linear: list[tuple[int, int, float]] = []
+        products: list[tuple[int, tuple[int, int], float]] = []
+        for row, (i, j), value in zip(terms.row, terms.factors, terms.value, strict=True):
+            i, j = int(i), int(j)
+            if builder.is_binary(i) or builder.is_binary(j) or not self._is_whole(i, j):
+                products.append((row, (i, j), value))
+                continue
+            first, other = (i, j) if self._is_whole(i) else (j, i)
+            bits = self._expand(first)
+            linear.append((row, other, value * bits.low))
+            products += [(row, (b, other), value * weight) for weight, b in bits.parts]
+        if not linear:
+            return rows
+        n = len(builder)
+        row, column, value = zip(*linear, strict=True)
+        extra = sp.coo_array((value, (row, column)), shape=(len(rows), n))
+        kept = Monomials.collect(
+            np.array([row for row, _, _ in products], int),
+            np.array([factors for _, factors, _ in products], int).reshape(-1, 2),
+            np.array([value for _, _, value in products], float),
+        )
+        return replace(rows.pad(n), A=sp.csr_array(rows.pad(n).A + extra), products=kept)
+
+    def _is_whole(self, *columns: int) -> bool:
+        """Return whether one of some columns is an integer of a short range."""
+        return any(self._builder.range(c) < 2**MOST_BITS for c in columns)
+
+    def _expand(self, column: int) -> Bits:
+        builder = self._builder
+        if builder.is_binary(column):
+            return Bits(0.0, ((1.0, column),))
+        if column not in self._bits:
+            low = float(np.ceil(builder.bounds(column)[0]))
+            parts = []
+            for k in range(int(builder.range(column)).bit_length()):
+                name = f"bit{k}[{builder.names[column]}]"
+                bit = builder.column(
+                    name, 0.0, 1.0, lambda w, k=k: float(round(w[column] - low) >> k & 1), True
+                )
+                parts.append((2.0**k, bit))
+            columns, values = [column, *(b for _, b in parts)], [1.0, *(-s for s, _ in parts)]
+            builder.row(columns, values, low, f"bits[{builder.names[column]}]", equality=True)
+            self._bits[column] = Bits(low, tuple(parts))
+        return self._bits[column]
+
+    def _bounds(self, column: int) -> tuple[float, float]:
+        low, high = self._builder.bounds(column)
+        if self._box is None or column >= len(self._box[0]):
+            return low, high
+        return max(low, self._box[0][column]), min(high, self._box[1][column])
+
     def _column(self, factors: Array | tuple[int, int]) -> int:
         first, second = (int(c) for c in factors)
         builder = self._builder
@@ -77,7 +156,7 @@ class Linearizer:
         if k == v:
             return k
         if (k, v) not in self._known:
-            low, high = builder.bounds(v)
+            low, high = self._bounds(v)
             name = f"{builder.names[k]}*{builder.names[v]}"
             low, high = min(low, 0.0), max(high, 0.0)
             on = builder.column(name, low, high, recipe=lambda w: w[k] * w[v])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -11,7 +12,7 @@ import scipy.sparse as sp
 from bilevel.problem.functions import Array, Monomials, Rows
 from bilevel.problem.standard import FollowerForm, StandardForm
 from bilevel.program import Program
-from bilevel.reformulate.builder import Builder
+from bilevel.reformulate.builder import Bits, Builder
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Reformulated:
         to its tolerance.
     scales
         Columns whose growth without limit means that the optimum is not attained.
+    bits
+        The integer columns that the program also holds in binaries.
     """
 
     program: Program
@@ -44,6 +47,7 @@ class Reformulated:
     note: str = ""
     tolerant: bool = False
     scales: tuple[int, ...] = ()
+    bits: Mapping[int, Bits] = field(default_factory=dict)
 
     def invert(self, v: Array) -> tuple[Array, tuple[Array, ...]]:
         """Return the problem's columns and the followers' multipliers at a point."""

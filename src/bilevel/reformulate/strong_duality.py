@@ -30,8 +30,9 @@ class StrongDuality(AbstractReformulation):
         y'P y + c(x)'y + lam'b(x) <= 0        (A y <= b(x), P y + c(x) + A'lam = 0, lam >= 0)
 
     One row replaces all complementarity conditions. Its products of a multiplier with a binary
-    leader variable are written exactly, without any bound, by ``encoding``; products with
-    continuous leader variables are left to a global solver.
+    leader variable are written exactly, without any bound, by ``encoding``, those with a bounded
+    integer one after it is written in binaries; products with continuous leader variables are left
+    to a global solver.
 
     Parameters
     ----------
@@ -78,7 +79,7 @@ class StrongDuality(AbstractReformulation):
     def apply(self, form: StandardForm) -> Reformulated:
         """See the abstract method."""
         builder = begin(form)
-        linearizer = Linearizer(builder, self.encoding)
+        linearizer = Linearizer(builder, self.encoding, self.encoding.box(form))
         multipliers, origins, tolerant = [], [], False
         for k, follower in enumerate(form.followers):
             bounds = self.encoding.bounds(form, k, slacks=False)
@@ -99,7 +100,9 @@ class StrongDuality(AbstractReformulation):
         note = "; ".join(dict.fromkeys(o for o in origins if o))
         proved = self.encoding.proved
         program = builder.build(objective)
-        return Reformulated(program, form.n, tuple(multipliers), proved, note, tolerant)
+        return Reformulated(
+            program, form.n, tuple(multipliers), proved, note, tolerant, bits=linearizer.bits
+        )
 
 
 def gap_row(follower: FollowerForm, multipliers: Array, n: int) -> Rows:
@@ -125,8 +128,13 @@ def gap_row(follower: FollowerForm, multipliers: Array, n: int) -> Rows:
         np.zeros(1),
         np.zeros(1, bool),
         Monomials.collect(np.zeros(len(value), int), factors, value),
-        (f"gap[{follower.name}]",),
+        (gap_name(follower),),
     )
+
+
+def gap_name(follower: FollowerForm) -> str:
+    """Return the name of a follower's gap row."""
+    return f"gap[{follower.name}]"
 
 
 def _pure_products(follower: FollowerForm) -> Array:

@@ -6,7 +6,7 @@ complementary to one optimal multiplier (and, for a QP, have the same gradient).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -94,6 +94,20 @@ def solve_continuous(
         if answer.termination in _VERDICTS:
             return last
     return last
+
+
+def sweep_continuous(
+    program: Program, costs: Sequence[Array], routes: Sequence[str] = ("highs", "clarabel")
+) -> Iterator[RawAnswer | None]:
+    """Solve one linear program for several costs; those without a verdict by the next route."""
+    rows, _ = program.rows.unit()
+    unit = replace(program, rows=rows)
+    for cost, raw in zip(costs, backends.get(routes[0]).sweep(unit, costs, _SILENT), strict=True):
+        if raw.termination in _VERDICTS:
+            yield raw
+        else:
+            objective = Objective(sp.csr_array((program.n, program.n)), cost)
+            yield solve_continuous(replace(program, objective=objective), routes)[0]
 
 
 _VERDICTS = (

@@ -88,7 +88,7 @@ def _extreme_value(
     if sign < 0 and _grows(response, objective):
         return objective.sign * np.inf
     scaled = Objective(sign * objective.P, sign * objective.c)
-    raw, w = response.extreme(scaled, free, with_rows, limits)
+    raw, w = response.extreme(scaled, free, with_rows, limits=limits)
     if raw is None:
         return None
     if raw.termination is Termination.UNBOUNDED:

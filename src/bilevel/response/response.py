@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from bilevel.errors import BackendError
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.standard import LEADER, StandardForm
-from bilevel.program import Limits, Program, RawAnswer, Termination
+from bilevel.program import Limits, RawAnswer, Termination
 from bilevel.response.answer import (
     FIND_ROUTES,
     FollowerAnswer,
@@ -50,6 +50,7 @@ class Response:
         objective: Objective,
         free: Array,
         with_leader_rows: bool,
+        room: float = 0.0,
         limits: Limits | None = None,
     ) -> tuple[RawAnswer | None, Array]:
         """Minimise a function over the followers' faces and the leader columns ``free``.
@@ -62,6 +63,8 @@ class Response:
             Leader columns that may move too, shape ``(k,)``.
         with_leader_rows
             Whether the leader's constraints must hold.
+        room
+            How far they may be missed, on rows of unit norm.
         limits
             When to give up.
 
@@ -81,7 +84,8 @@ class Response:
         if with_leader_rows:
             value_rows = {f"value[{form.followers[k].name}]" for _, k in form.values}
             keep = np.array([name not in value_rows for name in form.rows.names], bool)
-            parts.append(form.rows.take(keep).project(columns, self.w))
+            leader = form.rows.take(keep).project(columns, self.w)
+            parts.append(leader.relaxed(room) if room else leader)
             cones = tuple(cone.project(columns, self.w) for cone in form.cones)
         lower, upper = form.columns.lower[columns], form.columns.upper[columns]
         for k in sorted({price.follower for price in form.prices}):
@@ -94,7 +98,10 @@ class Response:
             lower,
             upper,
         )
-        program = replace(program, cones=tuple(cone.pad(len(lower)) for cone in cones))
+        integer = np.zeros(len(lower), bool)
+        integer[:n] = form.columns.integer[columns]
+        cones = tuple(cone.pad(len(lower)) for cone in cones)
+        program = replace(program, cones=cones, integer=integer)
         raw, _ = solve_continuous(
             program, ("highs", "clarabel", "daqp", "scip"), limits or Limits()
         )
@@ -155,18 +162,22 @@ def respond(form: StandardForm, w: Array, routes: Sequence[str] = FIND_ROUTES) -
         ``None`` where followers depend on each other (an equilibrium is not a sequence of answers)
         or one has no optimal answer.
     """
-    if is_nash(form):
-        return None
+    return None if is_nash(form) else _respond(form, w, routes)[1]
+
+
+def _respond(
+    form: StandardForm, w: Array, routes: Sequence[str]
+) -> tuple[Termination, Response | None]:
     w, found = w.copy(), []
     for k, follower in enumerate(form.followers):
         one = answer(form, k, w, routes)
         if one.y is None:
-            return None
+            return one.termination, None
         w[follower.columns] = one.y
         found.append(one)
     for column, k in form.values:
         w[column] = form.followers[k].objective.sign * form.followers[k].objective.evaluate(w)
-    return Response(form, w, tuple(found))
+    return Termination.OPTIMAL, Response(form, w, tuple(found))
 
 
 def is_nash(form: StandardForm) -> bool:
@@ -180,18 +191,53 @@ def optimistic_completion(form: StandardForm, w: Array) -> Array | None:
     Linking columns of the leader and integers stay; the followers' columns and the leader's other
     continuous columns are chosen again, exactly. ``None`` where that is not possible.
     """
-    columns = form.columns
-    w = np.where(columns.integer, np.round(w), w)
-    response = respond(form, w)
-    if response is None or not response.is_complete:
+    if is_nash(form):
         return None
-    fixed = form.linking_mask | columns.integer
+    return best_completion(form, w, form.columns.integer)[1]
+
+
+def best_completion(
+    form: StandardForm, w: Array, stays: Array, room: float = 0.0
+) -> tuple[Termination, Array | None]:
+    """Return the leader's best point at the linking columns of ``w``, or why there is none.
+
+    Followers must not see each other's columns.
+
+    Parameters
+    ----------
+    form
+        The problem.
+    w
+        A point; its integers are rounded.
+    stays
+        Which leader columns stay besides the linking ones, shape ``(n,)``; integers among the
+        others are chosen again.
+    room
+        How far the leader's rows, of unit norm, may be missed where they hold for no best answer:
+        answers are known up to a tolerance.
+
+    Returns
+    -------
+    tuple
+        ``OPTIMAL`` and the point; or ``INFEASIBLE`` (a follower has no answer, or the leader's
+        constraints fail for all best ones), ``UNBOUNDED``, or a termination that decides nothing.
+    """
+    columns = form.columns
+    ended, response = _respond(form, np.where(columns.integer, np.round(w), w), FIND_ROUTES)
+    if response is None:
+        without = (Termination.UNBOUNDED, Termination.INFEASIBLE_OR_UNBOUNDED)
+        return (Termination.INFEASIBLE if ended in without else ended), None
+    if not response.is_complete:
+        return Termination.NUMERICAL, None
+    fixed = form.linking_mask | stays
     fixed[[column for column, _ in form.values]] = True
     free = np.flatnonzero((columns.owner == LEADER) & ~fixed)
     raw, best = response.extreme(form.objective, free, with_leader_rows=True)
+    if room and raw is not None and raw.termination is Termination.INFEASIBLE:
+        raw, best = response.extreme(form.objective, free, with_leader_rows=True, room=room)
     if raw is None or raw.termination is not Termination.OPTIMAL:
-        return None
-    return best
+        return (Termination.NUMERICAL if raw is None else raw.termination), None
+    return Termination.OPTIMAL, best
 
 
 def worst_completion(form: StandardForm, w: Array) -> Array | None:
@@ -208,53 +254,3 @@ def worst_completion(form: StandardForm, w: Array) -> Array | None:
     if raw is None or raw.termination is not Termination.OPTIMAL:
         return None
     return worst
-
-
-def nearest_feasible(form: StandardForm, w: Array) -> Array | None:
-    """Return the point nearest to ``w`` (sum of distances) that meets all linear constraints.
-
-    A backend's decision may lie outside the followers' domain by its tolerance, where they have no
-    answer at all. Integers stay where they are.
-    """
-    columns = form.columns
-    rows = Rows.stack(form.rows, *(follower.rows for follower in form.followers))
-    linear = np.ones(len(rows), bool)
-    linear[rows.products.row] = False
-    target = np.where(columns.integer, np.round(w), w)
-    lower = np.where(columns.integer, target, columns.lower)
-    upper = np.where(columns.integer, target, columns.upper)
-    nothing = Objective(sp.csr_array((form.n, form.n)), np.zeros(form.n))
-    return nearest_point(continuous_program(nothing, rows.take(linear), lower, upper), target)
-
-
-def nearest_point(program: Program, target: Array) -> Array | None:
-    """Return the feasible point whose first columns are nearest to ``target``, by distances' sum.
-
-    Parameters
-    ----------
-    program
-        Without integers, products, cones or sets; its objective is not used.
-    target
-        Values of its first columns.
-    """
-    n, k = program.n, len(target)
-    identity = sp.eye_array(k, n, format="csr")
-    tie = Rows(
-        sp.csr_array(sp.hstack([identity, -sp.eye_array(k), sp.eye_array(k)])),
-        target,
-        np.ones(k, bool),
-        Monomials.empty(),
-        ("distance",) * k,
-    )
-    total = n + 2 * k
-    cost = np.append(np.zeros(n), np.ones(2 * k))
-    raw, _ = solve_continuous(
-        continuous_program(
-            Objective(sp.csr_array((total, total)), cost),
-            Rows.stack(program.rows.pad(total), tie),
-            np.append(program.lower, np.zeros(2 * k)),
-            np.append(program.upper, np.full(2 * k, np.inf)),
-        ),
-        ("highs", "clarabel"),
-    )
-    return None if raw is None or raw.v is None else raw.v[:n]

@@ -2,6 +2,7 @@
 
 from bilevel.solvers.auto import Auto, Choice
 from bilevel.solvers.branching import Branching
+from bilevel.solvers.outer_approximation import OuterApproximation
 from bilevel.solvers.single_level import SingleLevel
 from bilevel.solvers.solve import solve
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
@@ -13,6 +14,7 @@ __all__ = [
     "Branching",
     "Choice",
     "Outcome",
+    "OuterApproximation",
     "Request",
     "SingleLevel",
     "WorstCase",

@@ -129,6 +129,7 @@ class Auto(AbstractSolver):
                 "and needs no bound on multipliers",
             )
         if not has_scip:
+            _demand_bounds(form)
             return Choice(
                 SingleLevel(KKT(BigM()), "highs"),
                 "pyscipopt is not installed (pip install pyscipopt), so complementarity is written "
@@ -161,6 +162,17 @@ def _is_for_duality(form: StandardForm) -> bool:
         and _all_binary(form)
         and not StrongDuality().accepts(optimistic)
     )
+
+
+def _demand_bounds(form: StandardForm) -> None:
+    """Raise if bounds that HiGHS needs cannot be derived; an M is never invented."""
+    try:
+        for k in range(len(form.followers)):
+            BigM().bounds(form, k)
+    except UnsupportedProblem as error:
+        raise UnsupportedProblem(
+            (*error.reasons, "Without SCIP no method does without bounds: pip install pyscipopt.")
+        ) from error
 
 
 def _all_binary(form: StandardForm) -> bool:

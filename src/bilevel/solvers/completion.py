@@ -11,12 +11,8 @@ from bilevel.problem.standard import StandardForm
 from bilevel.program import Program
 from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.reformulation import Reformulated
-from bilevel.response.response import (
-    nearest_feasible,
-    nearest_point,
-    optimistic_completion,
-    worst_completion,
-)
+from bilevel.response.nearest import nearest_feasible, nearest_point
+from bilevel.response.response import optimistic_completion, worst_completion
 from bilevel.solution import Tolerances
 from bilevel.structure import Stance
 from bilevel.verify import certify
