@@ -8,7 +8,7 @@ from typing import Any
 
 import cvxpy as cp
 
-from bilevel.errors import ProblemError, UnsupportedProblem
+from bilevel.errors import ProblemError
 from bilevel.problem.canonicalize import Canonical, LevelSource, PriceSource
 from bilevel.problem.follower import Derived, Follower, as_constraints, as_objective
 from bilevel.problem.leaves import Leaf, label
@@ -230,7 +230,6 @@ def _canonical(problem: Problem) -> Canonical:
     sources, prices, values = [], [], []
     for k, follower in enumerate(problem.followers):
         who = f"follower {follower.name!r}"
-        _check_continuous(follower)
         sources.append(
             LevelSource(who, follower.objective, follower.constraints, follower.variables)
         )
@@ -241,14 +240,3 @@ def _canonical(problem: Problem) -> Canonical:
         if follower._value.id in used:
             values.append((follower._value, k))
     return Canonical(leader, sources, prices, values, [f.name for f in problem.followers])
-
-
-def _check_continuous(follower: Follower) -> None:
-    for variable in follower.variables:
-        if variable.attributes.get("boolean") or variable.attributes.get("integer"):
-            raise UnsupportedProblem(
-                f"Follower {follower.name!r} decides the integer variable {label(variable)}. "
-                f"Optimality conditions and strong duality do not hold for integer followers, so "
-                f"no present method accepts one: relax {label(variable)}, or wait for the "
-                f"branch-and-cut solver that is planned for them."
-            )

@@ -75,6 +75,8 @@ class Auto(AbstractSolver):
             If no method accepts the problem; the message lists every obstacle.
         """
         form = problem.compile() if isinstance(problem, Problem) else problem
+        if form.integer_followers:
+            raise UnsupportedProblem(form.integer_followers)
         if form.stance is Stance.OPTIMISTIC:
             return self._optimistic(form)
         inner = self._optimistic(replace(form, stance=Stance.OPTIMISTIC))

@@ -9,6 +9,7 @@ import numpy as np
 
 from bilevel.problem.follower import Follower
 from bilevel.problem.functions import Array
+from bilevel.problem.names import row_name
 from bilevel.problem.problem import Problem
 from bilevel.problem.standard import StandardForm
 from bilevel.response.answer import answer
@@ -41,7 +42,7 @@ def _multipliers(form: StandardForm, k: int, w: Array, source: Follower) -> dict
         dual = source.duals.get(constraint.id)
         if dual is None:
             continue
-        rows = [place.get(f"c{number}[{entry}]") for entry in range(dual.size)]
+        rows = [place.get(row_name(constraint, number, entry)) for entry in range(dual.size)]
         # A row without the follower's variables belongs to the leader and has no multiplier.
         vector = np.array([0.0 if row is None else found[row] for row in rows])
         values[dual.id] = np.reshape(vector, dual.shape, order="F")
