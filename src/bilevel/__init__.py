@@ -10,6 +10,7 @@ from bilevel.errors import (
     SolveFailed,
     UnsupportedProblem,
 )
+from bilevel.io import read, write
 from bilevel.problem.problem import Follower, Problem
 from bilevel.program import Progress
 from bilevel.reformulate import (
@@ -61,6 +62,8 @@ __all__ = [
     "WorstAnswer",
     "WorstCase",
     "instances",
+    "read",
     "solve",
     "verify",
+    "write",
 ]

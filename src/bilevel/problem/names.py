@@ -1,4 +1,4 @@
-"""Names of the single entries of variables and constraints, such as those that a file gives them."""
+"""Names of single entries of variables and constraints, such as those that a file gives them."""
 
 from __future__ import annotations
 

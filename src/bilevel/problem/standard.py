@@ -170,9 +170,9 @@ class StandardForm:
         names, whole = self.columns.names, self.columns.integer
         decides = [(f.name, f.columns[whole[f.columns]]) for f in self.followers]
         return tuple(
-            f"Follower {name!r} decides the integer variable {names[own[0]]}. Optimality conditions "
-            f"and strong duality do not hold for integer followers, and no solver for them exists "
-            f"yet: relax {names[own[0]]} (which is another problem), or wait for one."
+            f"Follower {name!r} decides the integer variable {names[own[0]]}. Optimality "
+            f"conditions and strong duality do not hold for integer followers, and no solver for "
+            f"them exists yet: relax {names[own[0]]} (which is another problem), or wait for one."
             for name, own in decides
             if len(own)
         )

@@ -9,7 +9,7 @@ import numpy as np
 
 from bilevel.problem.follower import Follower
 from bilevel.problem.functions import Array
-from bilevel.problem.names import row_name
+from bilevel.problem.names import NamedVariable, row_name
 from bilevel.problem.problem import Problem
 from bilevel.problem.standard import StandardForm
 from bilevel.response.answer import answer
@@ -60,6 +60,17 @@ def names_of(problem: Problem, values: Mapping[int, Any]) -> dict[str, int]:
         if i in values:
             names[name if name not in names else f"{name} ({i})"] = i
     return names
+
+
+def entries_of(problem: Problem, values: Mapping[int, Any]) -> dict[str, tuple[int, int]]:
+    """Return the places of entries that have names of their own, as those of a file."""
+    named = [v.variable for v in problem.leaves.values() if isinstance(v.variable, NamedVariable)]
+    return {
+        name: (variable.id, place)
+        for variable in named
+        if variable.id in values
+        for place, name in enumerate(variable.entries)
+    }
 
 
 def store(problem: Problem, solution: Solution) -> None:
