@@ -288,7 +288,8 @@ class _Reader:
             for part in (parts[0], parts[2])
         )
         if kind == "inner_obj":
-            value = left if parts[1] in ("=", "==") and right == 0 else None
+            is_zero = not isinstance(right, cp.Expression) and right == 0
+            value = left if parts[1] in ("=", "==") and is_zero else None
         else:
             value = _RELATE[parts[1][:2].replace("==", "=")](left, right)
         if value is None or isinstance(value, (bool, np.bool_)):

@@ -59,12 +59,9 @@ def read(path: str | Path, aux: str | Path | None = None) -> Problem:
 
     Examples
     --------
-    >>> import pathlib, tempfile
     >>> import bilevel as bl
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = pathlib.Path(folder, "example.mps")
-    ...     files = bl.write(bl.instances.get("T14").problem, path)
-    ...     problem = bl.read(path)
+    >>> files = bl.write(bl.instances.get("T14").problem, "cell.mps")
+    >>> problem = bl.read("cell.mps")
     >>> print(round(bl.solve(problem).leader_value, 6))
     10.0
     """
@@ -106,21 +103,18 @@ def write(problem: Problem, path: str | Path, aux: str | Path | None = None) -> 
     Reading the files again gives the same problem. Columns are called as the entries of the
     variables, blanks replaced. A leader that maximizes is written with ``OBJSENSE``, which not all
     readers respect. A companion cannot hold a constant or leader terms in the follower's
-    objective: they stand in a free row, which others skip (the follower's answers are the same).
+    objective: they stand in a free row and a comment, which others skip (the answers are the same).
 
     Examples
     --------
-    >>> import pathlib, tempfile
     >>> import bilevel as bl
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = pathlib.Path(folder, "example.mps")
-    ...     files = bl.write(bl.instances.get("T14").problem, path)
-    ...     print(files[1].name, len(files[1].read_text().split()))
-    example.aux.txt 16
+    >>> mps, aux = bl.write(bl.instances.get("T14").problem, "cell.mps")
+    >>> print(aux, len(aux.read_text().split()))
+    cell.aux.txt 28
     """
     if not isinstance(problem, Problem):
         raise ProblemError(f"problem must be a bilevel.Problem, not {type(problem).__name__}.")
-    if format_of(path) != ".mps":
+    if not str(path).lower().removesuffix(".gz").endswith(".mps"):
         raise ProblemError(f"Problems are written as name.mps or name.mps.gz, not {str(path)!r}.")
     companion = Path(f"{_stem(path)}.aux.txt" if aux is None else aux)
     if companion == Path(path):

@@ -15,6 +15,11 @@ from bilevel.problem.functions import Array
 from bilevel.problem.names import NamedVariable, name_rows
 from bilevel.problem.problem import Problem
 
+# A free row of this name holds the follower's objective where the companion cannot: with terms of
+# leader variables. Other readers skip free rows. A constant stands in a comment, because HiGHS adds
+# the right-hand side of any free row to the objective.
+FOLLOWER_OBJECTIVE = "follower_objective"
+
 
 @dataclass(frozen=True)
 class LinearProgram:

@@ -13,14 +13,11 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
-from bilevel.io.linear import Division, LinearProgram
+from bilevel.io.linear import FOLLOWER_OBJECTIVE, Division, LinearProgram
 from bilevel.io.text import Source, read_text
 from bilevel.problem.functions import Array
 
 Token = tuple[str, int]
-# A free row of this name holds the follower's objective where the companion cannot: with a constant
-# and with terms of leader variables. Other readers skip free rows.
-FOLLOWER_OBJECTIVE = "follower_objective"
 
 _LISTS = ("LC", "LR", "LO", "IC")
 _SINGLE = {"N": "N", "M": "M", "OS": "OS", "IB": "IB"} | {
@@ -189,7 +186,7 @@ def _parse(source: Source) -> _Companion:
             # One value follows each key; where two lines have run together, there are more.
             said.lists[key].append(_first(source, tokens, at))
             at += 1
-            while at < len(tokens) and not _is_key(tokens[at][0]):
+            while at < len(tokens) and _is_number(tokens[at][0]):
                 said.lists[key].append(tokens[at])
                 at += 1
         elif key == "@VARSBEGIN":
@@ -212,8 +209,12 @@ def _parse(source: Source) -> _Companion:
     return said
 
 
-def _is_key(token: str) -> bool:
-    return token in _SINGLE or token in _LISTS or token.startswith("@")
+def _is_number(token: str) -> bool:
+    try:
+        float(token)
+    except ValueError:
+        return False
+    return True
 
 
 def _first(source: Source, tokens: Sequence[Token], at: int) -> Token:

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel.errors import ProblemError
-from bilevel.io.linear import LinearProgram
+from bilevel.io.linear import FOLLOWER_OBJECTIVE, LinearProgram
 from bilevel.io.text import Source, read_text
 from bilevel.problem.functions import Array
 
@@ -42,6 +42,7 @@ def read_mps(path: str | Path) -> LinearProgram:
             raise (second if fixed.line > free.line else error) from None
 
 
+_CONSTANT = f"* {FOLLOWER_OBJECTIVE} constant"
 _SENSES = {"MIN": False, "MAX": True}
 _BLANK = ((0, 1), (3, 4), (12, 14), (22, 24), (36, 39), (47, 49), (61, None))
 _FIELDS = ((1, 3), (4, 12), (14, 22), (24, 36), (39, 47), (49, 61))
@@ -66,6 +67,7 @@ class _Reader:
         self._bounds: dict[tuple[int, str], float] = {}
         self._bound_line: dict[int, int] = {}
         self._maximize = False
+        self._constant = 0.0
         self._sections = {
             "OBJSENSE": self._objsense,
             "ROWS": self._row,
@@ -102,6 +104,8 @@ class _Reader:
     def _tokens(self) -> Iterator[tuple[list[str], bool]]:
         for line, text in enumerate(self._source.lines, 1):
             self.line = line
+            if text.startswith(_CONSTANT):
+                self._constant = self._number(text.removeprefix(_CONSTANT).strip(), "A constant")
             if not text.strip() or text.startswith("*"):
                 continue
             is_header = not text[0].isspace()
@@ -112,6 +116,9 @@ class _Reader:
         if "\t" in text or any(text[a:b].strip() for a, b in _BLANK):
             raise self._error("The line fits neither the free nor the fixed format of MPS files.")
         return [field for a, b in _FIELDS if (field := text[a:b].strip())]
+
+    def _number(self, token: str, what: str, infinite: bool = False) -> float:
+        return self._source.number(token, self.line, what, infinite)
 
     def _error(self, message: str, line: int | None = None) -> ProblemError:
         return self._source.error(line or self.line, message)
@@ -163,7 +170,7 @@ class _Reader:
         for row, token in zip(tokens[::2], tokens[1::2], strict=True):
             if row not in self._kinds:
                 raise self._error(f"In {what}, row {row!r} is not one of ROWS.")
-            yield row, self._source.number(token, self.line, f"Row {row!r} in {what}")
+            yield row, self._number(token, f"Row {row!r} in {what}")
 
     def _side(self, tokens: list[str]) -> None:
         self._collect(tokens, self._rhs, "RHS")
@@ -186,7 +193,8 @@ class _Reader:
             raise self._error(f"Bound {tokens[0]!r} is unknown; known are {', '.join(_BOUNDS)}.")
         # kind, set, column, value; the set may be missing, and a value that has no meaning.
         rest, needed = tokens[1:], 1 if kind in _WITHOUT_VALUE else 2
-        if len(rest) == 3 or (len(rest) == 2 and needed == 1 and rest[1] in known):
+        named = len(rest) == 2 and (rest[1] in known or rest[0] not in known)
+        if len(rest) == 3 or (named and needed == 1):
             rest = rest[1:]
         if not needed <= len(rest) <= 2:
             raise self._error(f"A bound of kind {kind} is incomplete: {' '.join(tokens)!r}.")
@@ -196,7 +204,7 @@ class _Reader:
         number, value = known[name], math.nan
         if needed == 2:
             what = f"The bound {kind} of column {name!r}"
-            value = self._source.number(rest[1], self.line, what, infinite=True)
+            value = self._number(rest[1], what, infinite=True)
             if value == (math.inf if kind in ("LO", "LI", "FX") else -math.inf):
                 raise self._error(f"{what} leaves no value.")
         if kind in ("BV", "LI", "UI"):
@@ -247,7 +255,8 @@ class _Reader:
         coefficients = np.zeros(len(self._columns))
         index, values = self._entries[name]
         coefficients[index] = values
-        return coefficients, -self._rhs.get(name, 0.0) + 0.0
+        constant = self._constant if name == FOLLOWER_OBJECTIVE else 0.0
+        return coefficients, constant - self._rhs.get(name, 0.0)
 
     def _row_sides(self, name: str) -> tuple[float, float]:
         kind, rhs, span = self._kinds[name], self._rhs.get(name, 0.0), self._ranges.get(name)

@@ -9,8 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel.errors import UnsupportedProblem
-from bilevel.io.linear import Division, LinearProgram
-from bilevel.io.mibs import FOLLOWER_OBJECTIVE
+from bilevel.io.linear import FOLLOWER_OBJECTIVE, Division, LinearProgram
 from bilevel.problem.functions import Array, Rows
 from bilevel.problem.problem import Problem
 from bilevel.problem.standard import StandardForm
@@ -82,6 +81,9 @@ def _reasons(form: StandardForm) -> list[str]:
         reasons.append(f"row {name} of the leader multiplies variables; write a linear one")
     if form.cones:
         reasons.append("the leader has a second-order cone; write linear constraints")
+    if (crossed := form.columns.lower > form.columns.upper).any():
+        name = form.columns.names[int(np.flatnonzero(crossed)[0])]
+        reasons.append(f"the bounds of {name} leave no value; give it one")
     if form.prices or form.values:
         reasons.append(
             "the leader uses multipliers or the value of a follower; write its optimality "
@@ -141,10 +143,14 @@ def mps_text(program: LinearProgram, name: str) -> str:
     equal = program.row_lower == program.row_upper
     kinds = [" E  " if flag else " L  " for flag in equal]
     functions = {_OBJECTIVE: (program.cost, program.constant), **program.free}
-    lines = [f"NAME {name}", *sense, "ROWS", *(f" N  {row}" for row in functions)]
+    comments = [
+        f"* {row} constant {_text(value)}" for row, (_, value) in program.free.items() if value
+    ]
+    lines = [*comments, f"NAME {name}", *sense, "ROWS", *(f" N  {row}" for row in functions)]
     lines += [kind + row for kind, row in zip(kinds, program.rows, strict=True)]
     lines += ["COLUMNS", *_columns(program, functions), "RHS"]
-    lines += [f"    RHS {row} {_text(-value)}" for row, (_, value) in functions.items() if value]
+    if program.constant:
+        lines.append(f"    RHS {_OBJECTIVE} {_text(-program.constant)}")
     lines += [
         f"    RHS {row} {_text(value)}"
         for row, value in zip(program.rows, program.row_upper, strict=True)
