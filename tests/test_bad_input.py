@@ -75,6 +75,12 @@ def test_integer_follower(attribute):
     with pytest.raises(UnsupportedProblem) as error:
         bl.solve(problem)
     says(error, "'depot'", "count", "integer", "relax")
+    assert bl.Structure.FOLLOWER_INTEGER in problem.structure
+    for point in ({"x": 0.5}, {"x": 0.5, "count": [1.0, 1.0]}):
+        # Solving the follower without its integers again would certify what is no answer.
+        with pytest.raises(UnsupportedProblem) as error:
+            bl.verify(problem, point)
+        says(error, "'depot'", "count", "integer")
 
 
 def test_integer_variable_beside_continuous_ones():

@@ -10,6 +10,7 @@ from bilevel.errors import (
     SolveFailed,
     UnsupportedProblem,
 )
+from bilevel.io import read, write
 from bilevel.problem.problem import Follower, Problem
 from bilevel.program import Progress
 from bilevel.reformulate import (
@@ -73,6 +74,8 @@ __all__ = [
     "WorstCase",
     "instances",
     "lift",
+    "read",
     "solve",
     "verify",
+    "write",
 ]

@@ -198,6 +198,8 @@ class Solution:
         Values by variable id.
     names
         Variable ids by name, so that ``solution["x"]`` works.
+    entries
+        ``(variable id, place)`` by name, for entries that a file gives names.
 
     Examples
     --------
@@ -216,9 +218,10 @@ class Solution:
     stats: Stats
     values: Mapping[int, Any] = field(default_factory=dict, repr=False)
     names: Mapping[str, int] = field(default_factory=dict, repr=False)
+    entries: Mapping[str, tuple[int, int]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("follower_values", "values", "names"):
+        for name in ("follower_values", "values", "names", "entries"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     @property
@@ -231,6 +234,9 @@ class Solution:
         key = (
             self.names.get(variable) if isinstance(variable, str) else getattr(variable, "id", None)
         )
+        if key is None and isinstance(variable, str) and variable in self.entries:
+            owner, place = self.entries[variable]
+            return self.values[owner][place]
         if key is None or key not in self.values:
             known = ", ".join(sorted(self.names)) or "none: there is no point"
             raise KeyError(f"{variable} has no value in this solution (known: {known}).")
@@ -260,7 +266,8 @@ class Solution:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, ready for JSON."""
-        by_id = {i: name for name, i in self.names.items()}
+        named = {i for i, _ in self.entries.values()}
+        by_id = {i: name for name, i in self.names.items() if i not in named}
         stats = dict(vars(self.stats))
         stats["trace"] = [list(moment) for moment in self.stats.trace]
         return {
@@ -274,7 +281,8 @@ class Solution:
                 by_id[i]: value.tolist() if hasattr(value, "tolist") else value
                 for i, value in self.values.items()
                 if i in by_id
-            },
+            }
+            | {name: float(self.values[i][place]) for name, (i, place) in self.entries.items()},
             "stats": stats,
             "certificate": None if self.certificate is None else self.certificate.to_dict(),
         }

@@ -32,7 +32,13 @@ app = typer.Typer(
 )
 
 Target = Annotated[
-    str, typer.Argument(help="A textbook instance (T1, T4, ...) or path/to/file.py:object.")
+    str,
+    typer.Argument(
+        help="A textbook instance (T1, T4, ...), path/to/file.py:object, or an .mps or .mod file."
+    ),
+]
+Aux = Annotated[
+    Path | None, typer.Option(help="The companion (AUX) of an .mps file; else searched beside it.")
 ]
 Chosen = Annotated[Stance | None, typer.Option(help="Instead of the problem's own stance.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -66,6 +72,7 @@ def _root(
 @guarded
 def solve(
     target: Target,
+    aux: Aux = None,
     method: Annotated[
         str, typer.Option(help="A name that `bilevel methods` lists, with its settings.")
     ] = "auto",
@@ -90,7 +97,7 @@ def solve(
     if figure is not None:
         _check_figure(figure)
     with _prints_elsewhere(as_json):
-        problem = _load(target, stance)
+        problem = _load(target, stance, aux)
         with watching(live=not (as_json or quiet)) as watch:
             solution = bl.solve(
                 problem,
@@ -119,6 +126,7 @@ def solve(
 @guarded
 def verify(
     target: Target,
+    aux: Aux = None,
     point: Annotated[
         str | None,
         typer.Option(
@@ -138,7 +146,7 @@ def verify(
     if not values:
         raise ProblemError("There is no point: give --point FILE.json, or --at NAME=VALUE.")
     with _prints_elsewhere(as_json):
-        certificate = bl.verify(_load(target, stance), values)
+        certificate = bl.verify(_load(target, stance, aux), values)
     if as_json:
         say_json(certificate.to_dict())
     else:
@@ -153,11 +161,31 @@ def methods(
     target: Annotated[
         str | None, typer.Argument(help="Show what accepts this problem, and what auto chooses.")
     ] = None,
+    aux: Aux = None,
     stance: Chosen = None,
     debug: Debug = False,
 ) -> Exit:
     """List the methods, or which accept a problem."""
-    say_methods(None if target is None else _load(target, stance))
+    say_methods(None if target is None else _load(target, stance, aux))
+    return Exit.DONE
+
+
+@app.command()
+@guarded
+def convert(
+    target: Target,
+    output: Annotated[Path, typer.Argument(help="The MPS file to write: name.mps or name.mps.gz.")],
+    aux: Aux = None,
+    output_aux: Annotated[
+        Path | None, typer.Option(help="Its companion; name.aux.txt if left out.")
+    ] = None,
+    debug: Debug = False,
+) -> Exit:
+    """Write a problem as an MPS file and its companion."""
+    problem = _load(target, None, aux)
+    for path in bl.write(problem, output, output_aux):
+        say(f"written            {path}")
+    say(problem.summary())
     return Exit.DONE
 
 
@@ -177,8 +205,8 @@ def demo(
     return demonstration.run(knockouts, product, output, time_limit)
 
 
-def _load(target: str, stance: Stance | None) -> bl.Problem:
-    problem = load(target)
+def _load(target: str, stance: Stance | None, aux: Path | None) -> bl.Problem:
+    problem = load(target, aux)
     return problem if stance is None else problem.replace(stance=stance)
 
 

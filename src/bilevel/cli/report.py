@@ -63,9 +63,21 @@ def say_solution(problem: Problem, solution: Solution) -> None:
     owners = {v.id: "leader" for v in problem.variables}
     for follower in problem.followers:
         owners |= {v.id: follower.name for v in follower.variables}
+    named: dict[int, list[tuple[str, float]]] = {}
+    for entry, (identity, place) in solution.entries.items():
+        named.setdefault(identity, []).append((entry, solution.values[identity][place]))
     for name, identity in solution.names.items():
-        owner = owners.get(identity)
-        say(f"{name:<18} {_short(solution.values[identity])}" + (f"   ({owner})" if owner else ""))
+        mark = f"   ({owners[identity]})" if identity in owners else ""
+        if identity not in named:
+            say(f"{name:<18} {_short(solution.values[identity])}{mark}")
+            continue
+        entries = named[identity]
+        if len(entries) > _LONGEST:
+            nonzero = [(entry, value) for entry, value in entries if abs(value) > 1e-9]
+            say(f"{name:<18} {len(entries)} entries, {len(nonzero)} not zero{mark}")
+            entries = nonzero[:_LONGEST]
+        for entry, value in entries:
+            say(f"{entry:<18} {_short(value)}{mark}")
 
 
 def _short(value: Any) -> str:

@@ -11,14 +11,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bilevel import instances
+from bilevel import instances, io
 from bilevel.errors import BackendNotFound, BilevelError, ProblemError
 from bilevel.problem.problem import Problem
 
-_HELP = "Name a textbook instance (such as T1) or an object of a Python file (toll.py:problem)."
+_ENDINGS = (*io.FORMATS, *(f"{ending}.gz" for ending in io.FORMATS))
+_HELP = (
+    "Name a textbook instance (such as T1), an object of a Python file (toll.py:problem) or a file "
+    "that holds a problem (toll.mps, toll.mod)."
+)
 
 
-def load(target: str) -> Problem:
+def load(target: str, aux: Path | None = None) -> Problem:
     """Return the problem that a word on the command line names.
 
     Parameters
@@ -26,7 +30,9 @@ def load(target: str) -> Problem:
     target
         The name of a textbook instance, or ``path/to/file.py:name`` where ``name`` is a
         ``Problem``, has one as its ``.problem``, or is a function without arguments that returns
-        one of these. The file is imported, not run as a script.
+        one of these. The file is imported, not run as a script. Or a file that ``bl.read`` knows.
+    aux
+        The companion of an MPS file.
 
     Raises
     ------
@@ -36,6 +42,10 @@ def load(target: str) -> Problem:
     BackendNotFound
         If the file needs a package of this library that is not installed.
     """
+    if target.lower().endswith(_ENDINGS):
+        return io.read(target, aux)
+    if aux is not None:
+        raise ProblemError(f"--aux belongs to an MPS file, and {target!r} is none.")
     path, colon, name = target.rpartition(":")
     if not colon and not target.endswith(".py"):
         if target not in instances.names():

@@ -96,10 +96,7 @@ class Expander:
         self._row_constraint = level.row_constraint[self._keep]
         self._row_entry = level.row_entry[self._keep]
         self._last: _Matrix | None = None
-        self._names = tuple(
-            f"c{number}[{entry}]" if number >= 0 else "epigraph"
-            for number, entry in zip(self._row_constraint, self._row_entry, strict=True)
-        )
+        self._names = tuple(level.row_names[row] for row in self._keep)
 
     def __call__(self, arrays: LevelArrays) -> Expanded:
         """Return the level as polynomials over all columns."""

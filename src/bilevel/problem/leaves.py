@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.functions import Array
+from bilevel.problem.names import NamedVariable
 
 _REFUSED = ("complex", "imag", "hermitian", "PSD", "NSD")
 
@@ -71,6 +72,8 @@ class Leaf:
     def names(self) -> tuple[str, ...]:
         """One readable name per column."""
         name = label(self.variable)
+        if isinstance(self.variable, NamedVariable):
+            return self.variable.entries
         if not self.variable.shape:
             return (name,)
         size, shape = self.variable.size, self.variable.shape

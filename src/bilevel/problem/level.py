@@ -17,6 +17,7 @@ from cvxpy.reductions.eliminate_zero_sized import EliminateZeroSized
 
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.functions import Array
+from bilevel.problem.names import row_name
 from bilevel.problem.rewrite import Rewriter
 
 _CONES = {
@@ -134,6 +135,12 @@ class Level:
                     f"The problem of {self.who} needs a {_CONES.get(kind, kind)} cone. Levels are "
                     f"linear or quadratic here (the leader may have second-order cones)."
                 )
+        self.row_names = tuple(
+            row_name(constraints[number], number, entry) if number >= 0 else "epigraph"
+            for number, entry in zip(
+                self.row_constraint.tolist(), self.row_entry.tolist(), strict=True
+            )
+        )
         taken = [r for pair in self.side_rows for r in pair] + self.cone_rows
         self.linear_rows = np.ones(self._program.constr_size, bool)
         self.linear_rows[np.concatenate([np.empty(0, int), *taken])] = False

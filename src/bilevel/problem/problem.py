@@ -8,7 +8,7 @@ from typing import Any
 
 import cvxpy as cp
 
-from bilevel.errors import ProblemError, UnsupportedProblem
+from bilevel.errors import ProblemError
 from bilevel.problem.canonicalize import Canonical, LevelSource, PriceSource
 from bilevel.problem.follower import Derived, Follower, as_constraints, as_objective
 from bilevel.problem.leaves import Leaf, label
@@ -109,6 +109,27 @@ class Problem:
         """Flags of the compiled problem, at the parameters' present values."""
         return self.compile().structure
 
+    def summary(self) -> str:
+        """Return the sizes of the levels and the structure, for people to read.
+
+        Examples
+        --------
+        >>> import bilevel as bl
+        >>> print(bl.instances.get("T16").problem.summary().splitlines()[0])
+        leader             1 variable, 2 constraint rows
+        """
+        sides = [("leader", self.variables, self.constraints)]
+        sides += [(f"follower {f.name}", f.variables, f.constraints) for f in self.followers]
+        lines = []
+        for name, variables, constraints in sides:
+            whole = sum(int(self.leaves[v.id].integer.sum()) for v in variables)
+            rows = sum(constraint.size for constraint in constraints)
+            lines.append(
+                f"{name:<18} {_count(sum(v.size for v in variables), 'variable')}"
+                f"{f' ({whole} integer)' if whole else ''}, {_count(rows, 'constraint row')}"
+            )
+        return "\n".join([*lines, *self.structure.sentences()])
+
     @property
     def parameters(self) -> tuple[cp.Parameter, ...]:
         """All CVXPY parameters of both levels."""
@@ -155,6 +176,10 @@ class Problem:
     def leaves(self) -> dict[int, Leaf]:
         """For each variable's id, where its columns are."""
         return self.canonical.leaves
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _followers(followers: Iterable[Follower]) -> tuple[Follower, ...]:
@@ -230,7 +255,6 @@ def _canonical(problem: Problem) -> Canonical:
     sources, prices, values = [], [], []
     for k, follower in enumerate(problem.followers):
         who = f"follower {follower.name!r}"
-        _check_continuous(follower)
         sources.append(
             LevelSource(who, follower.objective, follower.constraints, follower.variables)
         )
@@ -241,14 +265,3 @@ def _canonical(problem: Problem) -> Canonical:
         if follower._value.id in used:
             values.append((follower._value, k))
     return Canonical(leader, sources, prices, values, [f.name for f in problem.followers])
-
-
-def _check_continuous(follower: Follower) -> None:
-    for variable in follower.variables:
-        if variable.attributes.get("boolean") or variable.attributes.get("integer"):
-            raise UnsupportedProblem(
-                f"Follower {follower.name!r} decides the integer variable {label(variable)}. "
-                f"Optimality conditions and strong duality do not hold for integer followers, so "
-                f"no present method accepts one: relax {label(variable)}, or wait for the "
-                f"branch-and-cut solver that is planned for them."
-            )

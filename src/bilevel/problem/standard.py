@@ -165,6 +165,19 @@ class StandardForm:
         return np.logical_or.reduce(masks) if masks else np.zeros(self.n, bool)
 
     @cached_property
+    def integer_followers(self) -> tuple[str, ...]:
+        """A reason against every method for continuous followers, per integer follower."""
+        names, whole = self.columns.names, self.columns.integer
+        decides = [(f.name, f.columns[whole[f.columns]]) for f in self.followers]
+        return tuple(
+            f"Follower {name!r} decides the integer variable {names[own[0]]}. Optimality "
+            f"conditions and strong duality do not hold for integer followers, and no solver for "
+            f"them exists yet: relax {names[own[0]]} (which is another problem), or wait for one."
+            for name, own in decides
+            if len(own)
+        )
+
+    @cached_property
     def structure(self) -> Structure:
         """The flags of this problem."""
         return sum_flags(_flags(self))

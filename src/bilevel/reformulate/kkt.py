@@ -58,10 +58,11 @@ class KKT(AbstractReformulation):
         """See the abstract method."""
         if form.stance is Stance.PESSIMISTIC:
             return (
+                *form.integer_followers,
                 "KKT conditions describe the optimistic problem; use WorstCase or Auto for the "
                 "pessimistic one.",
             )
-        return ()
+        return form.integer_followers
 
     def apply(self, form: StandardForm) -> Reformulated:
         """See the abstract method."""

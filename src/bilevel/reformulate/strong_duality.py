@@ -63,7 +63,7 @@ class StrongDuality(AbstractReformulation):
 
     def accepts(self, form: StandardForm) -> tuple[str, ...]:
         """See the abstract method."""
-        reasons = []
+        reasons = list(form.integer_followers)
         if form.stance is Stance.PESSIMISTIC:
             reasons.append(
                 "Strong duality describes the optimistic problem; use WorstCase or Auto for the "

@@ -149,7 +149,7 @@ def objective_row(form: StandardForm, mask: Array, n: int, worst: int | None = N
 
 def reasons_against(form: StandardForm) -> list[str]:
     """Return why the worst answer of a problem cannot be written exactly."""
-    reasons = []
+    reasons = list(form.integer_followers)
     if form.stance is not Stance.PESSIMISTIC:
         reasons.append("The worst case is dualized for the pessimistic stance only.")
     if is_nash(form):

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel import backends
-from bilevel.errors import BackendError, BackendNotFound
+from bilevel.errors import BackendError, BackendNotFound, UnsupportedProblem
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Limits, Program, RawAnswer, Termination
@@ -131,7 +131,14 @@ def answer(
 
     With ``admit`` its rows are relaxed by what its own columns of ``w`` violate, so that they are
     feasible: a decision may lie outside the follower's domain by a tolerance.
+
+    Raises
+    ------
+    UnsupportedProblem
+        If a follower has integer variables: what is solved here is continuous.
     """
+    if form.integer_followers:
+        raise UnsupportedProblem(form.integer_followers)
     program = follower_program(form, k, w)
     if admit:
         excess = program.rows.evaluate(w[form.followers[k].columns])

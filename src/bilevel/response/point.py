@@ -11,6 +11,7 @@ import numpy as np
 from bilevel.errors import ProblemError
 from bilevel.problem.functions import Array, Cone, Objective, Rows
 from bilevel.problem.leaves import Leaf, as_array
+from bilevel.problem.names import NamedVariable
 from bilevel.problem.standard import LEADER, StandardForm
 from bilevel.program import Termination
 from bilevel.response.answer import answer, continuous_program, solve_continuous
@@ -151,7 +152,7 @@ def values_of(point: Mapping[Any, Any], leaves: Mapping[int, Leaf]) -> dict[int,
     by_name: dict[str, list[int]] = {}
     for i, leaf in leaves.items():
         by_name.setdefault(leaf.variable.name(), []).append(i)
-    values = {}
+    point, values = _whole_vectors(point, leaves, set(by_name))
     for key, value in point.items():
         if isinstance(key, str):
             found = by_name.get(key, [])
@@ -165,3 +166,25 @@ def values_of(point: Mapping[Any, Any], leaves: Mapping[int, Leaf]) -> dict[int,
         else:
             raise ProblemError(f"{key} is not a variable of this problem.")
     return values
+
+
+def _whole_vectors(
+    point: Mapping[Any, Any], leaves: Mapping[int, Leaf], vectors: set[str]
+) -> tuple[dict[Any, Any], dict[int, Any]]:
+    """Return what is left of a point, and vectors put together from entries that have names."""
+    rest, values = dict(point), {}
+    for i, leaf in leaves.items():
+        if not isinstance(leaf.variable, NamedVariable):
+            continue
+        entries = [name for name in leaf.variable.entries if name not in vectors]
+        given = [name for name in entries if name in rest]
+        if not given:
+            continue
+        if len(given) < leaf.variable.size:
+            lacking = next(name for name in leaf.variable.entries if name not in given)
+            raise ProblemError(
+                f"The point names {given[0]!r}, but lacks {lacking!r} of the same level; give all "
+                f"{leaf.variable.size} entries of {leaf.variable.name()}."
+            )
+        values[i] = np.array([float(rest.pop(name)) for name in given])
+    return rest, values

@@ -79,6 +79,8 @@ class Auto(AbstractSolver):
             If no method accepts the problem; the message lists every obstacle.
         """
         form = problem.compile() if isinstance(problem, Problem) else problem
+        if form.integer_followers:
+            raise UnsupportedProblem(form.integer_followers)
         if form.stance is Stance.OPTIMISTIC:
             return self._optimistic(form)
         if not _is_for_duality(form) and not (branching := Branching()).accepts(form):

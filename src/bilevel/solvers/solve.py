@@ -17,7 +17,7 @@ from bilevel.response.point import complete_point, values_of
 from bilevel.solution import Solution, Stats, Tolerances
 from bilevel.solvers.auto import Auto
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
-from bilevel.solvers.values import names_of, read, store
+from bilevel.solvers.values import entries_of, names_of, read, store
 from bilevel.status import Status
 from bilevel.verify import certify
 
@@ -200,4 +200,5 @@ def _solution(
         stats=stats,
         values=values,
         names=names_of(problem, values),
+        entries=entries_of(problem, values),
     )

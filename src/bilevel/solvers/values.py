@@ -9,6 +9,7 @@ import numpy as np
 
 from bilevel.problem.follower import Follower
 from bilevel.problem.functions import Array
+from bilevel.problem.names import NamedVariable, row_name
 from bilevel.problem.problem import Problem
 from bilevel.problem.standard import StandardForm
 from bilevel.response.answer import answer
@@ -41,7 +42,7 @@ def _multipliers(form: StandardForm, k: int, w: Array, source: Follower) -> dict
         dual = source.duals.get(constraint.id)
         if dual is None:
             continue
-        rows = [place.get(f"c{number}[{entry}]") for entry in range(dual.size)]
+        rows = [place.get(row_name(constraint, number, entry)) for entry in range(dual.size)]
         # A row without the follower's variables belongs to the leader and has no multiplier.
         vector = np.array([0.0 if row is None else found[row] for row in rows])
         values[dual.id] = np.reshape(vector, dual.shape, order="F")
@@ -59,6 +60,17 @@ def names_of(problem: Problem, values: Mapping[int, Any]) -> dict[str, int]:
         if i in values:
             names[name if name not in names else f"{name} ({i})"] = i
     return names
+
+
+def entries_of(problem: Problem, values: Mapping[int, Any]) -> dict[str, tuple[int, int]]:
+    """Return the places of entries that have names of their own, as those of a file."""
+    named = [v.variable for v in problem.leaves.values() if isinstance(v.variable, NamedVariable)]
+    return {
+        name: (variable.id, place)
+        for variable in named
+        if variable.id in values
+        for place, name in enumerate(variable.entries)
+    }
 
 
 def store(problem: Problem, solution: Solution) -> None:

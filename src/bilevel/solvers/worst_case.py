@@ -70,7 +70,7 @@ class WorstCase(AbstractSolver):
     def accepts(self, form: StandardForm) -> tuple[str, ...]:
         """See the abstract method."""
         if form.stance is not Stance.PESSIMISTIC:
-            return ("WorstCase solves pessimistic problems only.",)
+            return (*form.integer_followers, "WorstCase solves pessimistic problems only.")
         hopeful = self.optimistic.accepts(replace(form, stance=Stance.OPTIMISTIC))
         if hopeful:
             return hopeful
