@@ -23,7 +23,7 @@ from bilevel.reformulate import (
     WorstAnswer,
 )
 from bilevel.solution import Certificate, Solution, Stats, Tolerances
-from bilevel.solvers import Auto, Choice, SingleLevel, WorstCase, solve
+from bilevel.solvers import Auto, Choice, Continuation, SingleLevel, WorstCase, solve
 from bilevel.status import Status
 from bilevel.structure import Stance, Structure
 from bilevel.verify import verify
@@ -41,6 +41,7 @@ __all__ = [
     "BilevelWarning",
     "Certificate",
     "Choice",
+    "Continuation",
     "Follower",
     "Indicator",
     "InnerDual",

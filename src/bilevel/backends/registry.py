@@ -23,6 +23,7 @@ _ENTRIES = {
     "scip": _Entry("pyscipopt", "pyscipopt", "bilevel.backends.scip", "SCIP"),
     "clarabel": _Entry("clarabel", "clarabel", "bilevel.backends.clarabel", "Clarabel"),
     "daqp": _Entry("daqp", "daqp", "bilevel.backends.daqp", "DAQP"),
+    "ipopt": _Entry("casadi", "casadi", "bilevel.backends.ipopt", "IPOPT"),
 }
 
 

@@ -1,6 +1,7 @@
 """A problem in, a solution out: a reformulation with a backend, or an iteration."""
 
 from bilevel.solvers.auto import Auto, Choice
+from bilevel.solvers.continuation import Continuation
 from bilevel.solvers.single_level import SingleLevel
 from bilevel.solvers.solve import solve
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
@@ -10,6 +11,7 @@ __all__ = [
     "AbstractSolver",
     "Auto",
     "Choice",
+    "Continuation",
     "Outcome",
     "Request",
     "SingleLevel",

@@ -11,6 +11,7 @@ from bilevel.problem.standard import StandardForm
 from bilevel.program import Program
 from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.reformulation import Reformulated
+from bilevel.response.answer import solve_continuous
 from bilevel.response.response import (
     nearest_feasible,
     nearest_point,
@@ -80,6 +81,28 @@ def on_pattern(form: StandardForm, w: Array, multipliers: tuple[Array, ...]) -> 
     numpy.ndarray or None
         ``None`` for pessimistic problems, without multipliers, or if a product remains.
     """
+    pattern = _pattern(form, w, multipliers)
+    if pattern is None:
+        return None
+    near = nearest_point(pattern.program, w)
+    return None if near is None else near[: form.n]
+
+
+def best_on_pattern(
+    form: StandardForm, w: Array, multipliers: tuple[Array, ...]
+) -> tuple[Array, tuple[Array, ...]] | None:
+    """Return the leader's best point, and multipliers, where answers keep the pattern of a point.
+
+    ``None`` also where the leader's objective is not convex or falls for ever on that pattern.
+    """
+    pattern = _pattern(form, w, multipliers)
+    if pattern is None:
+        return None
+    raw, _ = solve_continuous(pattern.program, ("highs", "daqp", "clarabel"))
+    return None if raw is None or raw.v is None else pattern.invert(raw.v)
+
+
+def _pattern(form: StandardForm, w: Array, multipliers: tuple[Array, ...]) -> Reformulated | None:
     rows = [len(follower.rows) for follower in form.followers]
     if form.stance is Stance.PESSIMISTIC or [len(lam) for lam in multipliers] != rows:
         return None
@@ -87,9 +110,7 @@ def on_pattern(form: StandardForm, w: Array, multipliers: tuple[Array, ...]) -> 
     program = reformed.program
     if len(program.rows.products) or program.cones:
         return None
-    v = reformed.embed(w, multipliers)
-    near = nearest_point(_fixed(program, v), v[: form.n])
-    return None if near is None else near[: form.n]
+    return replace(reformed, program=_fixed(program, reformed.embed(w, multipliers)))
 
 
 def _fixed(program: Program, v: Array) -> Program:
