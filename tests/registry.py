@@ -210,7 +210,7 @@ BACKENDS = (
     ),
     BackendRow(
         "scip",
-        ~Feature.NONE,
+        ~(Feature.EXPONENTIAL_CONES | Feature.SEMIDEFINITE_CONES),
         has_duals=False,
         option={"presolving/maxrounds": 0},
         bad_option={"no/such/option": 1},
@@ -219,7 +219,10 @@ BACKENDS = (
     ),
     BackendRow(
         "clarabel",
-        Feature.CONVEX_QUADRATIC | Feature.CONES,
+        Feature.CONVEX_QUADRATIC
+        | Feature.CONES
+        | Feature.EXPONENTIAL_CONES
+        | Feature.SEMIDEFINITE_CONES,
         has_duals=True,
         option={"max_iter": 100},
         bad_option={"no_such_option": 1},

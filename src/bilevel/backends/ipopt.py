@@ -15,7 +15,7 @@ import numpy as np
 
 from bilevel.backends.backend import AbstractBackend
 from bilevel.errors import BackendError
-from bilevel.problem.functions import Array, Monomials, Objective, Rows
+from bilevel.problem.functions import Array, Kind, Monomials, Objective, Rows
 from bilevel.program import Feature, Limits, Program, Progress, RawAnswer, Termination
 
 _STATUS = {
@@ -299,11 +299,19 @@ def _value(objective: Objective, v: Any) -> Any:
 
 
 def _cones(program: Program, v: Any, t: Any) -> list[Any]:
-    """Return smooth rows ``<= 0``; a norm is rounded at the apex by at most ``1e-3 min(t, 1e-3)``."""
+    """Return smooth rows ``<= 0``, rounded at the apex by at most ``1e-3 min(t, 1e-3)``.
+
+    Exponential cones are written ``r <= s log(t / s)``, which neither overflows nor loses
+    convexity; ``s`` and ``t`` must be kept positive by their bounds.
+    """
     rounding = 1e-3 * casadi.fmin(t, 1e-3)
     rows = []
     for cone in program.cones:
         value = _sparse(cone.A) @ v - cone.b
-        length = casadi.sqrt(casadi.sumsqr(value[1:]) + rounding**2)
-        rows.append(length - rounding - value[0])
+        if cone.kind is Kind.EXPONENTIAL:
+            second, third = value[1] + rounding, value[2] + rounding
+            rows.append(value[0] + second * casadi.log(second / third))
+        else:
+            length = casadi.sqrt(casadi.sumsqr(value[1:]) + rounding**2)
+            rows.append(length - rounding - value[0])
     return rows

@@ -16,6 +16,7 @@ from bilevel.reformulate.reformulation import (
     Reformulated,
     add_multipliers,
     begin,
+    refuse_cones,
     stationarity,
     with_slacks,
 )
@@ -60,7 +61,7 @@ class KKT(AbstractReformulation):
                 "KKT conditions describe the optimistic problem; use WorstCase or Auto for the "
                 "pessimistic one.",
             )
-        return ()
+        return refuse_cones(form)
 
     def apply(self, form: StandardForm) -> Reformulated:
         """See the abstract method."""

@@ -17,6 +17,7 @@ from bilevel.reformulate.reformulation import (
     Reformulated,
     add_multipliers,
     begin,
+    refuse_cones,
     stationarity,
 )
 from bilevel.structure import Stance
@@ -61,7 +62,7 @@ class StrongDuality(AbstractReformulation):
 
     def accepts(self, form: StandardForm) -> tuple[str, ...]:
         """See the abstract method."""
-        reasons = []
+        reasons = list(refuse_cones(form))
         if form.stance is Stance.PESSIMISTIC:
             reasons.append(
                 "Strong duality describes the optimistic problem; use WorstCase or Auto for the "

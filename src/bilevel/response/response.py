@@ -18,6 +18,7 @@ from bilevel.response.answer import (
     answer,
     continuous_program,
     follower_program,
+    single_point,
     solve_continuous,
 )
 
@@ -44,6 +45,16 @@ class Response:
     def is_complete(self) -> bool:
         """Whether every follower has an optimal answer with a known face."""
         return all(a.face is not None for a in self.answers)
+
+    def pinned(self) -> Response:
+        """Return the same where unknown sets of best answers of conic followers are one point."""
+        answers = tuple(
+            replace(one, face=single_point(np.asarray(one.y)))
+            if one.face is None and follower.cones
+            else one
+            for follower, one in zip(self.form.followers, self.answers, strict=True)
+        )
+        return replace(self, answers=answers)
 
     def extreme(
         self, objective: Objective, free: Array, with_leader_rows: bool
@@ -170,11 +181,13 @@ def optimistic_completion(form: StandardForm, w: Array) -> Array | None:
     """Return the leader's best point with the followers' answers to the linking columns of ``w``.
 
     Linking columns of the leader and integers stay; the followers' columns and the leader's other
-    continuous columns are chosen again, exactly. ``None`` where that is not possible.
+    continuous columns are chosen again, exactly. ``None`` where that is not possible. A conic
+    follower's answer is the one that was found, which need not be the only one.
     """
     columns = form.columns
     w = np.where(columns.integer, np.round(w), w)
     response = respond(form, w)
+    response = None if response is None else response.pinned()
     if response is None or not response.is_complete:
         return None
     fixed = form.linking_mask | columns.integer
@@ -216,7 +229,9 @@ def nearest_feasible(form: StandardForm, w: Array) -> Array | None:
     lower = np.where(columns.integer, target, columns.lower)
     upper = np.where(columns.integer, target, columns.upper)
     nothing = Objective(sp.csr_array((form.n, form.n)), np.zeros(form.n))
-    return nearest_point(continuous_program(nothing, rows.take(linear), lower, upper), target)
+    cones = sum((follower.cones for follower in form.followers), ())
+    program = continuous_program(nothing, rows.take(linear), lower, upper, cones)
+    return nearest_point(program, target)
 
 
 def nearest_point(program: Program, target: Array) -> Array | None:
@@ -225,7 +240,7 @@ def nearest_point(program: Program, target: Array) -> Array | None:
     Parameters
     ----------
     program
-        Without integers, products, cones or sets; its objective is not used.
+        Without integers, products or sets; its objective is not used.
     target
         Values of its first columns.
     """
@@ -246,6 +261,7 @@ def nearest_point(program: Program, target: Array) -> Array | None:
             Rows.stack(program.rows.pad(total), tie),
             np.append(program.lower, np.zeros(2 * k)),
             np.append(program.upper, np.full(2 * k, np.inf)),
+            tuple(cone.pad(total) for cone in program.cones),
         ),
         ("highs", "clarabel"),
     )

@@ -11,8 +11,10 @@ from bilevel.problem.standard import StandardForm
 from bilevel.reformulate.encodings import BigM
 from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.pessimistic import InnerDual
+from bilevel.reformulate.reformulation import refuse_cones
 from bilevel.reformulate.strong_duality import StrongDuality
 from bilevel.reformulate.worst_answer import WorstAnswer
+from bilevel.solvers.continuation import Continuation
 from bilevel.solvers.single_level import SingleLevel
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
 from bilevel.solvers.worst_case import WorstCase
@@ -53,10 +55,11 @@ class Auto(AbstractSolver):
     The tree it follows:
 
     1. pessimistic: ``WorstCase``, its optimistic part chosen as below;
-    2. SCIP is missing: ``KKT(BigM())`` on HiGHS, with derived bounds;
-    3. only binary leader columns enter linear followers with more than 40 inequalities:
+    2. a follower has cones: ``Continuation``, which is local;
+    3. SCIP is missing: ``KKT(BigM())`` on HiGHS, with derived bounds;
+    4. only binary leader columns enter linear followers with more than 40 inequalities:
        ``StrongDuality(SOS1())``, because one row replaces all complementarity conditions;
-    4. otherwise ``KKT(SOS1())``, which needs no bound on multipliers.
+    5. otherwise ``KKT(SOS1())``, which needs no bound on multipliers.
 
     Examples
     --------
@@ -79,7 +82,9 @@ class Auto(AbstractSolver):
             return self._optimistic(form)
         inner = self._optimistic(replace(form, stance=Stance.OPTIMISTIC))
         if not isinstance(inner.solver, SingleLevel):
-            raise UnsupportedProblem("The pessimistic problem needs a single-level method.")
+            raise UnsupportedProblem(
+                refuse_cones(form) or "The pessimistic problem needs a single-level method."
+            )
         answer = WorstAnswer()
         continuous = Structure.LINKING_CONTINUOUS in form.structure
         exact = answer if continuous and not answer.accepts(form) else InnerDual()
@@ -105,6 +110,8 @@ class Auto(AbstractSolver):
         return self.choose(form).solver.run(form, request)
 
     def _optimistic(self, form: StandardForm) -> Choice:
+        if Structure.FOLLOWER_CONIC in form.structure:
+            return _local(form)
         if "scip" not in backends.available():
             return Choice(
                 SingleLevel(KKT(BigM()), "highs"),
@@ -130,6 +137,21 @@ class Auto(AbstractSolver):
             "convex followers: complementarity by SOS1 sets is exact and needs no bound on "
             "multipliers",
         )
+
+
+def _local(form: StandardForm) -> Choice:
+    solver = Continuation()
+    if reasons := solver.accepts(form):
+        raise UnsupportedProblem(reasons)
+    if "ipopt" not in backends.available():
+        raise UnsupportedProblem(
+            "Followers with cones are solved by Continuation only, which needs IPOPT: pip install "
+            "casadi."
+        )
+    return Choice(
+        solver,
+        "a follower has cones, for which no exact method is known here: the answer is a local one",
+    )
 
 
 def _all_binary(form: StandardForm) -> bool:

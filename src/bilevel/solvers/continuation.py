@@ -102,6 +102,8 @@ class Continuation(AbstractSolver):
                 f"Continuation cannot decide the leader's integer variable {names[0]}: fix it to a "
                 f"value, relax it, or use SingleLevel(KKT(SOS1()))."
             )
+        if Structure.FOLLOWER_CONIC in form.structure:
+            reasons += _against_cones(form)
         return tuple(reasons)
 
     def run(self, form: StandardForm, request: Request) -> Outcome:
@@ -119,6 +121,20 @@ class Continuation(AbstractSolver):
     def path(self) -> Array:
         """Return the values of ``t``, from 1 to ``smallest``, shape ``(steps,)``."""
         return np.geomspace(1.0, self.smallest, self.steps) if self.steps > 1 else [self.smallest]
+
+
+def _against_cones(form: StandardForm) -> list[str]:
+    """Return what is not taken together with conic followers."""
+    reasons = []
+    if Structure.NASH in form.structure:
+        reasons.append("Continuation takes no equilibrium among followers that have cones.")
+    reasons.extend(
+        f"The leader uses a multiplier of follower {form.followers[price.follower].name!r}, which "
+        f"has cones; their multipliers are not supported."
+        for price in form.prices[:1]
+        if form.followers[price.follower].cones
+    )
+    return reasons
 
 
 @dataclass(frozen=True)

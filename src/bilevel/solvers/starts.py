@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.sparse as sp
 
+from bilevel.problem.cones import interior
 from bilevel.problem.functions import Array, Objective
-from bilevel.problem.standard import LEADER, StandardForm
+from bilevel.problem.standard import LEADER, FollowerForm, StandardForm
 from bilevel.program import Limits, Program
 from bilevel.reformulate.bounds import high_point
 from bilevel.response.answer import solve_continuous
@@ -97,10 +98,20 @@ def _answered(form: StandardForm, w: Array) -> Start:
     best = optimistic_completion(form, w)
     response = respond(form, w if best is None else best)
     if response is None:
-        inequality = [~follower.rows.equality for follower in form.followers]
-        return Start(w, tuple(flags.astype(float) for flags in inequality), False)
+        return Start(w, tuple(_ones(follower) for follower in form.followers), False)
     known = tuple(
-        np.zeros(len(form.followers[k].rows)) if one.multipliers is None else one.multipliers
-        for k, one in enumerate(response.answers)
+        np.concatenate(
+            [
+                np.zeros(len(follower.rows)) if one.multipliers is None else one.multipliers,
+                *(one.cone_multipliers or [np.zeros(len(c.b)) for c in follower.cones]),
+            ]
+        )
+        for follower, one in zip(form.followers, response.answers, strict=True)
     )
     return Start(response.w if best is None else best, known, best is not None)
+
+
+def _ones(follower: FollowerForm) -> Array:
+    """Return multipliers inside all cones."""
+    parts = [interior(cone) for cone in follower.cones]
+    return np.concatenate([(~follower.rows.equality).astype(float), *parts])
