@@ -66,7 +66,9 @@ def check(row, problem, answer, solution):
     allowed = {Status.OPTIMAL} if proves else {Status.OPTIMAL, Status.FEASIBLE}
     if not row.exact:
         allowed = {Status.STATIONARY} if row.local else {Status.FEASIBLE}
-        assert solution.bound is None, "neither an M from the user nor a local method proves a bound"
+        assert solution.bound is None, (
+            "neither an M from the user nor a local method proves a bound"
+        )
     assert solution.status in allowed, solution.summary()
     assert solution.leader_value == pytest.approx(answer.value, abs=room)
     if answer.unique:

@@ -49,7 +49,7 @@ class Clarabel(AbstractBackend):
         quadratic = sp.csc_matrix(sp.triu(program.objective.P))
         began = time.perf_counter()
         # Cones leave less accuracy than an LP or QP, so what fails at 1e-10 is tried at 1e-8.
-        for tolerance in (1e-10, 1e-8) if program.cones else (1e-10,):
+        for tolerance in (1e-12, 1e-10, 1e-8) if program.cones else (1e-10,):
             settings = _settings(limits, tolerance)
             try:
                 solver = clarabel.DefaultSolver(

@@ -14,8 +14,9 @@ import casadi
 import numpy as np
 
 from bilevel.backends.backend import AbstractBackend
+from bilevel.backends.smooth import cones, products, sparse, value
 from bilevel.errors import BackendError
-from bilevel.problem.functions import Array, Kind, Monomials, Objective, Rows
+from bilevel.problem.functions import Array, Monomials, Rows
 from bilevel.program import Feature, Limits, Program, Progress, RawAnswer, Termination
 
 _STATUS = {
@@ -109,14 +110,14 @@ class Model:
         self._kept = np.flatnonzero(used)
         rows = self._rows.take(used)
         v, t = casadi.SX.sym("v", program.n), casadi.SX.sym("t")
-        linear = _sparse(rows.A) @ v - rows.b + _products(rows.products, v, len(rows))
+        linear = sparse(rows.A) @ v - rows.b + products(rows.products, v, len(rows))
         loose = (self._kept >= len(program.rows)).astype(float)
-        g = casadi.vertcat(linear - t * loose, *_cones(program, v, t))
+        g = casadi.vertcat(linear - t * loose, *cones(program, v, t))
         self._upper = np.zeros(g.numel())
         equality = np.append(rows.equality, np.zeros(g.numel() - len(rows), bool))
         self._lower = np.where(equality, 0.0, -np.inf)
         self._watch = _Watch(program.n, g.numel())
-        problem = {"x": v, "f": _value(program.objective, v), "g": g, "p": t}
+        problem = {"x": v, "f": value(program.objective, v), "g": g, "p": t}
         options = {**_OPTIONS, "print_level": 5 if limits.verbose else 0, **limits.options}
         try:
             self._solver = casadi.nlpsol(
@@ -249,7 +250,7 @@ class _Watch(casadi.Callback):
         if self._progress is not None and not self.interrupted:
             try:
                 asked = self._progress(Progress(now - self._began, None, None, self._count))
-                self.interrupted = bool(asked)
+                self.interrupted |= bool(asked)
             except Exception as error:
                 # Kept until IPOPT has returned: an exception must not unwind through it.
                 self.error, self.interrupted = error, True
@@ -272,46 +273,3 @@ def _interruptible(watch: _Watch) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _sparse(matrix: Any) -> Any:
-    return casadi.DM(matrix.tocsc())
-
-
-def _products(terms: Monomials, v: Any, count: int) -> Any:
-    """Return the sums of products per row, all at once."""
-    if not len(terms):
-        return casadi.SX.zeros(count)
-    product = v[terms.factors[:, 0].tolist()]
-    for column in terms.factors.T[1:]:
-        product = product * v[column.tolist()]
-    place = casadi.DM.triplet(
-        terms.row.tolist(), list(range(len(terms))), casadi.DM(terms.value), count, len(terms)
-    )
-    return place @ product
-
-
-def _value(objective: Objective, v: Any) -> Any:
-    value = casadi.dot(casadi.DM(objective.c), v)
-    if objective.P.nnz:
-        value += 0.5 * casadi.dot(v, _sparse(objective.P) @ v)
-    return value + casadi.sum1(_products(objective.cubic, v, 1))
-
-
-def _cones(program: Program, v: Any, t: Any) -> list[Any]:
-    """Return smooth rows ``<= 0``, rounded at the apex by at most ``1e-3 min(t, 1e-3)``.
-
-    Exponential cones are written ``r <= s log(t / s)``, which neither overflows nor loses
-    convexity; ``s`` and ``t`` must be kept positive by their bounds.
-    """
-    rounding = 1e-3 * casadi.fmin(t, 1e-3)
-    rows = []
-    for cone in program.cones:
-        value = _sparse(cone.A) @ v - cone.b
-        if cone.kind is Kind.EXPONENTIAL:
-            second, third = value[1] + rounding, value[2] + rounding
-            rows.append(value[0] + second * casadi.log(second / third))
-        else:
-            length = casadi.sqrt(casadi.sumsqr(value[1:]) + rounding**2)
-            rows.append(length - rounding - value[0])
-    return rows

@@ -116,9 +116,7 @@ class Expander:
         objective = self._objective(arrays, matrix)
         cones = [
             replace(cone, b=b[part] if triangle is None else triangle @ b[part])
-            for cone, part, triangle in zip(
-                matrix.cones, self._slices[3:], self._maps, strict=True
-            )
+            for cone, part, triangle in zip(matrix.cones, self._slices[3:], self._maps, strict=True)
         ]
         return Expanded(objective, rows, tuple(cones), self._row_constraint, self._row_entry)
 

@@ -12,7 +12,6 @@ from cvxpy.constraints import Equality, Inequality, NonNeg, NonPos, Zero
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.leaves import label
 
-
 _LINEAR = (Equality, Inequality, NonNeg, NonPos, Zero)
 
 

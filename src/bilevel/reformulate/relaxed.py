@@ -72,7 +72,9 @@ class _Gaps:
         self._names: list[str] = []
         self._pairs: list[tuple[Array, Array]] = []
 
-    def add(self, name: str, first: Array | tuple[int, ...], second: Array | tuple[int, ...]) -> None:
+    def add(
+        self, name: str, first: Array | tuple[int, ...], second: Array | tuple[int, ...]
+    ) -> None:
         self._names.append(name)
         self._pairs.append((np.array(first, int), np.array(second, int)))
 
@@ -110,7 +112,7 @@ def _cone(builder: Builder, cone: Cone, who: str, n: int, gaps: _Gaps) -> Array:
         _factor(builder, s, f"{label}.slack")
         _factor(builder, z, f"{label}.dual")
     else:
-        width, identity = len(builder), sp.eye_array(size, format="csr")
+        width, identity = len(builder), sp.csr_array(sp.eye_array(size))
         dual = identity
         if cone.kind is Kind.EXPONENTIAL:
             # (u, v, w) lies in the dual cone if and only if (u - v, -u, w) lies in the cone.

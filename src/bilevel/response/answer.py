@@ -158,9 +158,7 @@ def answer(
     if program.cones and raw.duals is not None:
         bound = min(value, weak_bound(program, raw.v, raw.duals, cones))
         route = f"{route} with weak duality"
-    return FollowerAnswer(
-        Termination.OPTIMAL, raw.v, value, raw.duals, face, route, bound, cones
-    )
+    return FollowerAnswer(Termination.OPTIMAL, raw.v, value, raw.duals, face, route, bound, cones)
 
 
 def single_point(y: Array) -> Rows:

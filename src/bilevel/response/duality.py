@@ -9,9 +9,7 @@ from bilevel.problem.functions import Array
 from bilevel.program import Program
 
 
-def weak_bound(
-    program: Program, v: Array, duals: Array, cone_duals: tuple[Array, ...]
-) -> float:
+def weak_bound(program: Program, v: Array, duals: Array, cone_duals: tuple[Array, ...]) -> float:
     r"""Return a lower bound on the value of ``min f(v)`` with rows and cones, from multipliers.
 
     For any ``v``, ``lam`` nonnegative on inequalities and ``z`` in the dual cones, every feasible

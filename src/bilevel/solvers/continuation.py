@@ -120,7 +120,7 @@ class Continuation(AbstractSolver):
 
     def path(self) -> Array:
         """Return the values of ``t``, from 1 to ``smallest``, shape ``(steps,)``."""
-        return np.geomspace(1.0, self.smallest, self.steps) if self.steps > 1 else [self.smallest]
+        return np.geomspace(self.smallest, 1.0, self.steps)[::-1]
 
 
 def _against_cones(form: StandardForm) -> list[str]:
@@ -210,9 +210,7 @@ class _Search:
         # A path that ends early ends at a relaxed point, whose pattern means little.
         return last if reached <= 1e-5 else None
 
-    def _polish(
-        self, w: Array, multipliers: tuple[Array, ...]
-    ) -> tuple[Array, tuple[Array, ...]]:
+    def _polish(self, w: Array, multipliers: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
         """Return the leader's best point on the pattern, then with the followers' exact answers."""
         form = self._form
         better = best_on_pattern(form, w, multipliers)
@@ -247,14 +245,12 @@ class _Search:
             yield from sorted(equal, key=lambda c: not c.converged)
             rest = rest[len(equal) :]
 
+    def _is_certified(self, candidate: _Candidate) -> bool:
+        return certify(self._form, candidate.w, Tolerances()).accepted
+
     def outcome(self) -> Outcome:
         """Return the best point that the certificate accepts."""
-        best, refused = None, 0
-        for candidate in self._ranked():
-            if certify(self._form, candidate.w, Tolerances()).accepted:
-                best = candidate
-                break
-            refused += 1
+        best = next((c for c in self._ranked() if self._is_certified(c)), None)
         note = [self._note] if self._note else []
         if self._failed:
             note.append(f"IPOPT failed at {self._failed} of {self._tried} starts ({self._last}).")

@@ -40,7 +40,9 @@ class Start:
     feasible: bool
 
 
-def starts(form: StandardForm, given: Array | None, count: int, seed: int | None) -> Iterator[Start]:
+def starts(
+    form: StandardForm, given: Array | None, count: int, seed: int | None
+) -> Iterator[Start]:
     """Yield starts: the user's, the high-point optimum, then decisions in random directions.
 
     A random decision is the optimum of a random linear objective over all levels' linear
