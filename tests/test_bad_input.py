@@ -19,7 +19,6 @@ import pytest
 import scipy.sparse as sp
 
 import bilevel as bl
-from bilevel import backends
 from bilevel import (
     BackendError,
     BackendNotFound,
@@ -28,6 +27,7 @@ from bilevel import (
     SolveFailed,
     Status,
     UnsupportedProblem,
+    backends,
 )
 
 SCIP = pytest.mark.backend("scip")
