@@ -31,6 +31,7 @@ class SolverRow:
     may refuse others, for a reason that lies in the data. ``proves`` tells whether ``OPTIMAL`` is
     demanded where the optimum is known; the others may stop at ``FEASIBLE`` with the same point.
     ``struggles`` are flags with which the backend may meet the time limit before it has a proof.
+    ``local`` methods converge, prove nothing and never claim ``OPTIMAL``.
     """
 
     name: str
@@ -39,6 +40,7 @@ class SolverRow:
     backends: tuple[str, ...]
     exact: bool = True
     proves: bool = True
+    local: bool = False
     tolerance: float = 1e-6
     refuses: Structure = Structure.PLAIN
     struggles: Structure = Structure.PLAIN
@@ -181,6 +183,17 @@ SOLVERS = (
         for backend in ("scip", "highs")
     ),
     SolverRow(
+        "continuation",
+        bl.Continuation,
+        OPTIMISTIC,
+        ("ipopt",),
+        exact=False,
+        proves=False,
+        local=True,
+        refuses=Structure.LEADER_INTEGER,
+        notes="from eight starts it finds the optimum of every instance, also of T2 and T3",
+    ),
+    SolverRow(
         "worst case",
         bl.WorstCase,
         PESSIMISTIC,
@@ -219,7 +232,7 @@ BACKENDS = (
     ),
     BackendRow(
         "scip",
-        ~Feature.NONE,
+        ~(Feature.EXPONENTIAL_CONES | Feature.SEMIDEFINITE_CONES),
         has_duals=False,
         option={"presolving/maxrounds": 0},
         bad_option={"no/such/option": 1},
@@ -237,7 +250,10 @@ BACKENDS = (
     ),
     BackendRow(
         "clarabel",
-        Feature.CONVEX_QUADRATIC | Feature.CONES,
+        Feature.CONVEX_QUADRATIC
+        | Feature.CONES
+        | Feature.EXPONENTIAL_CONES
+        | Feature.SEMIDEFINITE_CONES,
         has_duals=True,
         option={"max_iter": 100},
         bad_option={"no_such_option": 1},
@@ -250,6 +266,16 @@ BACKENDS = (
         bad_option={"no_such_option": 1},
         any_scale=False,
         notes="convex QP by an active set; no clock",
+    ),
+    BackendRow(
+        "ipopt",
+        Feature.CONVEX_QUADRATIC | Feature.CONES,
+        has_duals=True,
+        option={"max_iter": 500},
+        bad_option={"no_such_option": 1},
+        tolerance=1e-6,
+        any_scale=False,
+        notes="smooth programs, here convex ones; verdicts of infeasibility are local",
     ),
 )
 

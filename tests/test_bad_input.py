@@ -27,6 +27,7 @@ from bilevel import (
     SolveFailed,
     Status,
     UnsupportedProblem,
+    backends,
 )
 
 SCIP = pytest.mark.backend("scip")
@@ -153,9 +154,6 @@ def test_leader_that_may_turn_a_square_around(bounds):
 
 NONLINEAR_ROWS = {
     "quadratic": lambda x, y: cp.square(y) <= 4,
-    "norm": lambda x, y: cp.norm(cp.hstack([y, x])) <= 4,
-    "exponential": lambda x, y: cp.exp(y) <= 4,
-    "logarithm": lambda x, y: cp.log(y) >= -x,
     "nonconvex": lambda x, y: cp.abs(y) >= 1,
     "product of its own": lambda x, y: y * y <= x,
     "three factors": lambda x, y: x * x * y <= 3,
@@ -171,6 +169,35 @@ def test_row_that_is_not_linear(case):
     with pytest.raises(UnsupportedProblem) as error:
         bl.solve(problem)
     says(error, "'curve'")
+
+
+CONIC_ROWS = {
+    "norm": (lambda x, y: cp.norm(cp.hstack([y, x])) <= 4, 2.0),
+    "exponential": (lambda x, y: cp.exp(y) <= 4, np.log(4)),
+    "logarithm": (lambda x, y: cp.log(y) >= -x, 2.0),
+    "entropy": (lambda x, y: cp.entr(y) >= -0.5 + x / 10, None),
+    "matrix": (lambda x, y: cp.bmat([[1 + x, y], [y, 1]]) >> 0, 1.0),
+}
+
+
+@pytest.mark.parametrize("case", CONIC_ROWS)
+def test_cone_is_refused_by_exact_methods_and_taken_by_a_local_one(case):
+    x, y = pair()
+    row, best = CONIC_ROWS[case]
+    follower = bl.Follower(cp.Minimize(-y), [y <= 2, row(x, y)], variables=[y], name="curve")
+    problem = bl.Problem(cp.Minimize(x), [x >= 0, x <= 1], followers=[follower])
+    for method in (bl.KKT(), bl.KKT(bl.BigM()), bl.StrongDuality()):
+        with pytest.raises(UnsupportedProblem) as error:
+            bl.solve(problem, bl.SingleLevel(method))
+        says(error, "'curve'", "Continuation")
+    with pytest.raises(UnsupportedProblem) as error:
+        bl.solve(problem.replace(stance="pessimistic"))
+    says(error, "'curve'", "optimistic")
+    if best is not None and "ipopt" in backends.available():
+        solution = bl.solve(problem)
+        assert solution.status is bl.Status.STATIONARY
+        assert solution.leader_value == pytest.approx(0.0, abs=1e-6)
+        assert float(solution[y]) == pytest.approx(best, abs=1e-5)
 
 
 SQUARES = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bilevel.problem.functions import Array, Cone, Objective, Rows
+from bilevel.problem.functions import Array, Cone, Kind, Objective, Rows
 from bilevel.problem.standard import is_convex
 
 
@@ -32,6 +32,8 @@ class Feature(Flag):
     NONCONVEX_QUADRATIC = auto()
     PRODUCT_ROWS = auto()
     CONES = auto()
+    EXPONENTIAL_CONES = auto()
+    SEMIDEFINITE_CONES = auto()
     INTEGER_QUADRATIC = auto()
     CUTS = auto()
 
@@ -48,8 +50,17 @@ _WORDS = {
     Feature.NONCONVEX_QUADRATIC: "a nonconvex quadratic objective",
     Feature.PRODUCT_ROWS: "products of variables in constraints",
     Feature.CONES: "second-order cones",
+    Feature.EXPONENTIAL_CONES: "exponential cones",
+    Feature.SEMIDEFINITE_CONES: "semidefinite cones",
     Feature.INTEGER_QUADRATIC: "a quadratic objective with integer variables",
     Feature.CUTS: "rows that are found during the search",
+}
+
+
+_CONES = {
+    Kind.SECOND_ORDER: Feature.CONES,
+    Kind.EXPONENTIAL: Feature.EXPONENTIAL_CONES,
+    Kind.SEMIDEFINITE: Feature.SEMIDEFINITE_CONES,
 }
 
 
@@ -76,7 +87,7 @@ class Program:
     rows
         Constraints ``A v + products - b <= 0`` or ``== 0``.
     cones
-        Second-order cones.
+        Second-order, exponential and semidefinite cones.
     sos1
         Sets ``(name, columns)`` of which at most one column is nonzero.
     indicators
@@ -125,8 +136,8 @@ class Program:
                 flags |= Feature.INTEGER_QUADRATIC
         if len(self.rows.products):
             flags |= Feature.PRODUCT_ROWS
-        if self.cones:
-            flags |= Feature.CONES
+        for cone in self.cones:
+            flags |= _CONES[cone.kind]
         if self.cuts is not None:
             flags |= Feature.CUTS
         return flags
@@ -228,6 +239,9 @@ class RawAnswer:
         Time inside the vendor's code.
     raw_status
         The vendor's own word.
+    cone_duals
+        Multipliers of the cones, each in the dual cone: the Lagrangian is
+        ``f + duals'rows - sum cone_duals'(A v - b)``.
     """
 
     termination: Termination
@@ -237,6 +251,7 @@ class RawAnswer:
     nodes: int
     seconds: float
     raw_status: str
+    cone_duals: tuple[Array, ...] | None = None
 
     def __post_init__(self) -> None:
         # Some vendors call an answer to broken numbers optimal.

@@ -46,6 +46,7 @@ class Structure(Flag):
     VALUES = auto()
     SEVERAL_FOLLOWERS = auto()
     NASH = auto()
+    FOLLOWER_CONIC = auto()
 
     def sentences(self) -> tuple[str, ...]:
         """Return one sentence per flag that is set, for people to read."""
@@ -70,4 +71,8 @@ _SENTENCES = {
     Structure.VALUES: "A follower's optimal value appears in the leader's problem.",
     Structure.SEVERAL_FOLLOWERS: "There are several followers.",
     Structure.NASH: "Nash among followers: a follower's problem contains another's variables.",
+    Structure.FOLLOWER_CONIC: (
+        "A follower has second-order, exponential or semidefinite cones (norms, logarithms, "
+        "exponentials, matrix inequalities)."
+    ),
 }

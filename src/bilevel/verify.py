@@ -61,7 +61,8 @@ def verify(
     -----
     Bilevel feasibility is what can be verified at a point; optimality needs a bound and is a
     matter of the solution's status. With followers that see each other's variables, each is solved
-    with the others' values fixed, which verifies a Nash equilibrium.
+    with the others' values fixed, which verifies a Nash equilibrium. The gap of a follower with
+    cones is measured from the value that its multipliers prove by weak duality, whoever found them.
 
     References
     ----------
@@ -142,12 +143,13 @@ def _check_followers(form: StandardForm, w: Array, tolerances: Tolerances) -> li
     for k, follower in enumerate(form.followers):
         found = answer(form, k, w, CHECK_ROUTES)
         violation = float(follower.rows.violation(w).max(initial=0.0))
+        violation = max([violation, *(cone.violation(w) for cone in follower.cones)])
         if found.termination is not Termination.OPTIMAL and violation <= tolerances.violation:
             found = answer(form, k, w, CHECK_ROUTES, admit=True)
         value = _own_value(form, k, w)
         notes, gap = [], np.inf
         if found.termination is Termination.OPTIMAL:
-            gap = max(value - found.value, 0.0) / max(1.0, abs(found.value))
+            gap = max(value - found.bound, 0.0) / max(1.0, abs(found.value))
         elif found.termination is Termination.INFEASIBLE:
             notes.append(f"Follower {follower.name!r} has no feasible answer to this decision.")
         elif found.termination is Termination.UNBOUNDED:

@@ -24,6 +24,7 @@ _ENTRIES = {
     "clarabel": _Entry("clarabel", "clarabel", "bilevel.backends.clarabel", "Clarabel"),
     "tree": _Entry("highspy", "highspy", "bilevel.backends.tree", "Tree"),
     "daqp": _Entry("daqp", "daqp", "bilevel.backends.daqp", "DAQP"),
+    "ipopt": _Entry("casadi", "casadi", "bilevel.backends.ipopt", "IPOPT"),
 }
 
 

@@ -42,7 +42,7 @@ class SCIP(AbstractBackend):
     """SCIP through PySCIPOpt: SOS1, indicators, products of variables, cones, integers."""
 
     name = "scip"
-    features = ~Feature.NONE
+    features = ~(Feature.EXPONENTIAL_CONES | Feature.SEMIDEFINITE_CONES)
 
     def solve(self, program: Program, limits: Limits, start: Array | None = None) -> RawAnswer:
         """See the abstract method."""

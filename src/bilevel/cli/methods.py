@@ -23,6 +23,7 @@ from bilevel.solvers import (
     AbstractSolver,
     Auto,
     Branching,
+    Continuation,
     OuterApproximation,
     SingleLevel,
     WorstCase,
@@ -69,6 +70,8 @@ class Method:
             return WorstCase(SingleLevel(backend=backend), SingleLevel(InnerDual(), backend))
         if self.name == "outer-approximation":
             return OuterApproximation(backend or "scip")
+        if self.name == "continuation" and backend in (None, "ipopt"):
+            return Continuation()
         if backend is not None:
             raise ProblemError(
                 f"Method {self.name!r} chooses the backend itself; name a method with --backend, "
@@ -98,6 +101,7 @@ METHODS = (
     Method("strong-duality-bigm", _BINARY, _DERIVED, _CAPPED, StrongDuality, BigM),
     Method("strong-duality-product", _BINARY, _SCIP, _EXACT, StrongDuality, Product),
     Method("outer-approximation", _INTEGER, "SCIP; HiGHS: derived bounds", _EXACT),
+    Method("continuation", f"{_CONVEX}, also conic", "CasADi", "STATIONARY (local)"),
     Method("worst-case", "pessimistic, followers linear", _SCIP, "OPTIMAL or NOT_ATTAINED"),
 )
 _BY_NAME = {method.name: method for method in METHODS}
@@ -152,10 +156,13 @@ def refusals(solver: AbstractSolver, form: StandardForm) -> tuple[str, ...]:
     """Return why a solver cannot take a problem, after building its program; empty if it can."""
     if reasons := solver.accepts(form):
         return reasons
-    if not isinstance(solver, SingleLevel):
+    if not isinstance(solver, (SingleLevel, Continuation)):
         return ()
-    if solver.backend not in backends.available():
-        return (f"Backend {solver.backend!r} is not installed.",)
+    backend = solver.backend if isinstance(solver, SingleLevel) else "ipopt"
+    if backend not in backends.available():
+        return (f"Backend {backend!r} is not installed.",)
+    if isinstance(solver, Continuation):
+        return ()
     try:
         program = solver.reformulation.apply(form).program
     except UnsupportedProblem as error:

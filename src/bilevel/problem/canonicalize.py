@@ -131,7 +131,7 @@ class Canonical:
                     c for v in source.variables for c in _attribute_rows(self.leaves[v.id])
                 ]
             rewriter = Rewriter(expressions, parameters)
-            level = Level(source.who, source.objective, constraints, rewriter)
+            level = Level(source.who, source.objective, constraints, rewriter, bool(levels))
             place = np.full(level.n, -1)
             for i, start in level.plain_columns.items():
                 size = level.sizes[i]
@@ -162,7 +162,7 @@ class Canonical:
         for k, level in enumerate(expanded[1:]):
             own, touched = pattern.own[k], pattern.touched[k]
             rows = level.rows.take(touched)
-            followers.append(FollowerForm(self._names[k], own, level.objective, rows))
+            followers.append(FollowerForm(self._names[k], own, level.objective, rows, level.cones))
             moved.append(level.rows.take(~touched))
         prices = self._find_prices(expanded, pattern)
         value_rows = [value_row(self.leaves[v.id].first, followers[k]) for v, k in self._values]

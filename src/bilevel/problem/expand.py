@@ -8,7 +8,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel.errors import ProblemError, UnsupportedProblem
-from bilevel.problem.functions import Array, Cone, Monomials, Objective, Rows
+from bilevel.problem.cones import symmetrizer
+from bilevel.problem.functions import Array, Cone, Kind, Monomials, Objective, Rows
 from bilevel.problem.level import Level, LevelArrays
 from bilevel.problem.products import Products, add
 
@@ -95,6 +96,11 @@ class Expander:
         )
         self._row_constraint = level.row_constraint[self._keep]
         self._row_entry = level.row_entry[self._keep]
+        # A matrix's entries become its scaled triangle; other cones keep their rows.
+        self._maps = [
+            symmetrizer(round(np.sqrt(len(rows)))) if kind is Kind.SEMIDEFINITE else None
+            for rows, kind in zip(level.cone_rows, level.cone_kinds, strict=True)
+        ]
         self._last: _Matrix | None = None
         self._names = tuple(level.row_names[row] for row in self._keep)
 
@@ -106,8 +112,8 @@ class Expander:
         rows = replace(matrix.rows, b=matrix.rows.b + (b - matrix.b)[linear])
         objective = self._objective(arrays, matrix)
         cones = [
-            replace(cone, b=b[part])
-            for cone, part in zip(matrix.cones, self._slices[3:], strict=True)
+            replace(cone, b=b[part] if triangle is None else triangle @ b[part])
+            for cone, part, triangle in zip(matrix.cones, self._slices[3:], self._maps, strict=True)
         ]
         return Expanded(objective, rows, tuple(cones), self._row_constraint, self._row_entry)
 
@@ -125,16 +131,26 @@ class Expander:
             [(columns[part], -b[part], inside[part]) for part in (left, right)],
         )
         rows = self._rows(columns[linear], b[linear], inside[linear], products)
-        found = []
-        for number, part in enumerate(cones):
-            if inside[part].nnz:
-                raise UnsupportedProblem(
-                    f"A norm in the problem of {self._level.who} contains a product of variables."
-                )
-            found.append(Cone(columns[part], b[part], f"cone{number}"))
-        made = _Matrix(arrays, b, rows, products, tuple(found))
+        made = _Matrix(arrays, b, rows, products, self._cones(columns, b, inside, cones))
         self._last = made
         return made
+
+    def _cones(
+        self, columns: sp.csr_array, b: Array, inside: sp.csr_array, parts: list[slice]
+    ) -> tuple[Cone, ...]:
+        found = []
+        for number, part in enumerate(parts):
+            kind, triangle = self._level.cone_kinds[number], self._maps[number]
+            if inside[part].nnz:
+                raise UnsupportedProblem(
+                    f"A norm or another nonlinear function (a {kind.value} cone) in the problem "
+                    f"of {self._level.who} contains a product of variables."
+                )
+            A, rhs = columns[part], b[part]
+            if triangle is not None:
+                A, rhs = sp.csr_array(triangle @ A), triangle @ rhs
+            found.append(Cone(A, rhs, f"cone{number}", kind))
+        return tuple(found)
 
     def _split(self, A: sp.csr_array) -> tuple[sp.csr_array, sp.csr_array]:
         """Return the parts of a matrix over columns and over products."""

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import cvxpy as cp
+from cvxpy.constraints import Equality, Inequality, NonNeg, NonPos, Zero
 
-from bilevel.errors import ProblemError
+from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.leaves import label
+
+_LINEAR = (Equality, Inequality, NonNeg, NonPos, Zero)
 
 
 class Derived(cp.Variable):
@@ -26,9 +29,10 @@ class Follower:
     ----------
     objective
         ``cvxpy.Minimize`` or ``cvxpy.Maximize`` of a scalar, linear or convex quadratic in the
-        follower's variables. Leader variables may multiply them.
+        follower's variables. Leader variables may multiply them. Norms, logarithms, exponentials
+        and eigenvalues are taken too, but only by ``Continuation``.
     constraints
-        CVXPY constraints, linear in the follower's variables.
+        CVXPY constraints, linear in the follower's variables or, for ``Continuation``, convex.
     variables
         The variables this follower decides. A variable in no follower's list is the leader's.
     name
@@ -101,6 +105,8 @@ class Follower:
         ------
         ProblemError
             If the constraint is not one of the follower's.
+        UnsupportedProblem
+            If it is a cone, such as a matrix inequality: its multiplier is not a leader variable.
 
         Notes
         -----
@@ -122,6 +128,12 @@ class Follower:
             raise ProblemError(
                 f"{constraint} is not a constraint of follower {self.name!r}; pass the very object "
                 f"that stands in its list (keep it in a name: capacity = x + y <= 8)."
+            )
+        if not isinstance(constraint, _LINEAR):
+            raise UnsupportedProblem(
+                f"Constraint {constraint} of follower {self.name!r} is a cone; multipliers of "
+                f"cones cannot be used. Write a bound on a norm as norm(y) <= r, whose multiplier "
+                f"is a number."
             )
         with self._lock:
             if constraint.id not in self.duals:

@@ -21,14 +21,8 @@ def own_rows(who: str, own: Array, level: Expanded) -> Array:
     Raises
     ------
     UnsupportedProblem
-        If it is not a convex program with linear constraints in its own columns.
+        If it is not a convex program in its own columns, with linear and conic constraints.
     """
-    if level.cones:
-        raise UnsupportedProblem(
-            f"The problem of {who} is not a linear or convex quadratic program: it has a norm, a "
-            f"power other than the square, or a nonlinear function in a constraint. Write it "
-            f"with linear and quadratic terms, absolute values and maxima."
-        )
     mask = np.zeros(level.rows.A.shape[1], bool)
     mask[own] = True
     products = level.rows.products
@@ -37,7 +31,8 @@ def own_rows(who: str, own: Array, level: Expanded) -> Array:
         number = int(level.row_constraint[products.row[both][0]])
         raise UnsupportedProblem(
             f"Constraint {number} (counted from 0) of {who} is quadratic in the follower's "
-            f"own variables; a follower's constraints must be linear in them."
+            f"own variables; a follower's constraints must be linear in them, or convex as CVXPY "
+            f"writes them without squares and products (norm(y) <= 1)."
         )
     touched = level.rows.touches(mask)
     cubic = level.objective.cubic

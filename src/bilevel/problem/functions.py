@@ -8,9 +8,10 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
+from bilevel.problem.cones import Cone, Kind, widen
 from bilevel.problem.monomials import Array, Monomials, split_once
 
-__all__ = ["Array", "Cone", "Monomials", "Objective", "Rows", "widen"]
+__all__ = ["Array", "Cone", "Kind", "Monomials", "Objective", "Rows", "widen"]
 
 # A row with a smaller norm is empty.
 _EMPTY = 1e-12
@@ -214,46 +215,6 @@ class Objective:
         extra = np.zeros(n - len(self.c))
         square = sp.csr_array(widen(widen(self.P, n).T.tocsr(), n))
         return replace(self, P=square, c=np.concatenate([self.c, extra]))
-
-
-@dataclass(frozen=True)
-class Cone:
-    """A second-order cone constraint ``A w - b = (t, u)`` with ``norm(u) <= t``.
-
-    Parameters
-    ----------
-    A
-        Shape ``(k, n)``.
-    b
-        Shape ``(k,)``.
-    name
-        Readable name.
-    """
-
-    A: sp.csr_array
-    b: Array
-    name: str
-
-    def violation(self, w: Array) -> float:
-        """Return ``max(norm(u) - t, 0)``."""
-        value = self.A @ w - self.b
-        return max(float(np.linalg.norm(value[1:]) - value[0]), 0.0)
-
-    def project(self, free: Array, w: Array) -> Cone:
-        """Return the cone over the columns ``free`` only, all others fixed at ``w``."""
-        fixed = w.copy()
-        fixed[free] = 0.0
-        return Cone(sp.csr_array(self.A[:, free]), self.b - self.A @ fixed, self.name)
-
-    def pad(self, n: int) -> Cone:
-        """Return the same cone over ``n`` columns."""
-        return replace(self, A=widen(self.A, n))
-
-
-def widen(matrix: sp.csr_array, n: int) -> sp.csr_array:
-    """Return ``matrix`` with zero columns appended up to width ``n``."""
-    shape = (matrix.shape[0], n)
-    return sp.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=shape)
 
 
 def _positions(own: Array, n: int) -> Array:

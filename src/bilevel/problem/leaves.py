@@ -149,8 +149,9 @@ def make_leaf(variable: cp.Variable, first: int) -> Leaf:
     for name in _REFUSED:
         if attributes.get(name):
             raise UnsupportedProblem(
-                f"Variable {label(variable)} is declared {name}=True; followers and leaders are "
-                f"linear or quadratic here. Write it with real entries and linear constraints."
+                f"Variable {label(variable)} is declared {name}=True, which is not supported. "
+                f"Write it with real entries; a follower may have symmetric=True and the "
+                f"constraint {label(variable)} >> 0."
             )
     basis = _basis(variable)
     if basis is None:

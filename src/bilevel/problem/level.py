@@ -16,17 +16,12 @@ from cvxpy.reductions.dcp2cone.dcp2cone import Dcp2Cone
 from cvxpy.reductions.eliminate_zero_sized import EliminateZeroSized
 
 from bilevel.errors import ProblemError, UnsupportedProblem
-from bilevel.problem.functions import Array
+from bilevel.problem.functions import Array, Kind
 from bilevel.problem.names import row_name
 from bilevel.problem.rewrite import Rewriter
 
-_CONES = {
-    "PSD": "semidefinite",
-    "SvecPSD": "semidefinite",
-    "ExpCone": "exponential",
-    "PowCone3D": "power",
-    "PowConeND": "power",
-}
+_REFUSED = {"PowCone3D": "power", "PowConeND": "power"}
+_CONIC = {"ExpCone": Kind.EXPONENTIAL, "PSD": Kind.SEMIDEFINITE}
 
 
 class NotParametric(Exception):
@@ -61,12 +56,19 @@ class Level:
     rewriter
         Puts plain leaves in and takes products out. It remembers what it has rewritten, so each
         level needs its own: a product that two levels share must be taken out in both.
+    conic
+        Whether exponential and semidefinite cones are taken.
     """
 
     def __init__(
-        self, who: str, objective: Any, constraints: Sequence[Any], rewriter: Rewriter
+        self,
+        who: str,
+        objective: Any,
+        constraints: Sequence[Any],
+        rewriter: Rewriter,
+        conic: bool = False,
     ) -> None:
-        self.who = who
+        self.who, self._conic = who, conic
         self.maximize = isinstance(objective, cp.Maximize)
         target = rewriter.expression(objective.args[0])
         rows = [rewriter.constraint(constraint) for constraint in constraints]
@@ -114,6 +116,7 @@ class Level:
         self.row_entry = np.zeros(self._program.constr_size, int)
         self.equality = np.zeros(self._program.constr_size, bool)
         self.cone_rows: list[Array] = []
+        self.cone_kinds: list[Kind] = []
         self.side_rows: list[list[Array]] = [[np.empty(0, int)] * 2 for _ in sides]
         start = 0
         for block in self._program.constraints:
@@ -129,12 +132,13 @@ class Level:
             if kind == "Zero":
                 self.equality[index] = True
             elif kind == "SOC":
-                self.cone_rows.extend(_second_order(block, index))
+                self._add_cones(Kind.SECOND_ORDER, _second_order(block, index))
+            elif kind == "ExpCone" and self._conic:
+                self._add_cones(Kind.EXPONENTIAL, list(index.reshape(3, -1).T))
+            elif kind == "PSD" and self._conic:
+                self._add_cones(Kind.SEMIDEFINITE, list(index.reshape(-1, block.shape[-1] ** 2)))
             elif kind != "NonNeg":
-                raise UnsupportedProblem(
-                    f"The problem of {self.who} needs a {_CONES.get(kind, kind)} cone. Levels are "
-                    f"linear or quadratic here (the leader may have second-order cones)."
-                )
+                self._refuse_cone(kind)
         self.row_names = tuple(
             row_name(constraints[number], number, entry) if number >= 0 else "epigraph"
             for number, entry in zip(
@@ -144,6 +148,18 @@ class Level:
         taken = [r for pair in self.side_rows for r in pair] + self.cone_rows
         self.linear_rows = np.ones(self._program.constr_size, bool)
         self.linear_rows[np.concatenate([np.empty(0, int), *taken])] = False
+
+    def _add_cones(self, kind: Kind, rows: list[Array]) -> None:
+        self.cone_rows += rows
+        self.cone_kinds += [kind] * len(rows)
+
+    def _refuse_cone(self, kind: str) -> None:
+        name = _CONIC[kind].value if kind in _CONIC else _REFUSED.get(kind, kind)
+        takes = "second-order, exponential and semidefinite" if self._conic else "second-order"
+        raise UnsupportedProblem(
+            f"The problem of {self.who} needs a {name} cone. Besides linear and quadratic terms it "
+            f"may have {takes} cones only."
+        )
 
     def arrays(self, values: Mapping[int, Array]) -> LevelArrays:
         """Return the arrays at parameter values, keyed by the id of our plain parameter."""

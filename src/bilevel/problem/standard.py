@@ -60,17 +60,20 @@ class FollowerForm:
         ``f``, quadratic in the owned columns.
     rows
         ``g`` and ``h``, linear in the owned columns.
+    cones
+        Its conic constraints.
     """
 
     name: str
     columns: Array
     objective: Objective
     rows: Rows
+    cones: tuple[Cone, ...] = ()
 
     @cached_property
     def is_linear(self) -> bool:
         """Whether the follower is an LP at every leader decision."""
-        if len(self.objective.cubic):
+        if len(self.objective.cubic) or self.cones:
             return False
         return self.objective.P[self.columns][:, self.columns].nnz == 0
 
@@ -153,6 +156,8 @@ class StandardForm:
         own[form.columns] = True
         seen = np.asarray(abs(form.rows.A).sum(axis=0)).ravel() > 0
         seen[form.rows.products.factors.ravel()] = True
+        for cone in form.cones:
+            seen[cone.A.indices] = True
         seen[np.asarray(abs(form.objective.P[form.columns]).sum(axis=0)).ravel() > 0] = True
         factors = form.objective.cubic.factors
         seen[factors[own[factors].any(axis=1)].ravel()] = True
@@ -204,8 +209,10 @@ def _flags(form: StandardForm) -> Iterator[Structure]:
         yield Structure.LEADER_INTEGER
     if columns.integer[~leader].any():
         yield Structure.FOLLOWER_INTEGER
-    if not all(follower.is_linear for follower in form.followers):
+    if not all(follower.is_linear or follower.cones for follower in form.followers):
         yield Structure.FOLLOWER_QUADRATIC
+    if any(follower.cones for follower in form.followers):
+        yield Structure.FOLLOWER_CONIC
     if form.coupled_rows.any() or any(np.any(c.A[:, form.follower_mask].data) for c in form.cones):
         yield Structure.COUPLED
     if any(len(f.rows.products) or _cross(f) for f in form.followers):
@@ -235,6 +242,14 @@ def _cross(follower: FollowerForm) -> bool:
 def is_convex(objective: Objective, own: Array | None = None) -> bool:
     """Return whether the quadratic part is positive semidefinite (in the columns ``own``)."""
     return smallest_curvature(objective, own) >= -_NEARLY
+
+
+def is_strictly_convex(objective: Objective, own: Array) -> bool:
+    """Return whether the quadratic part is positive definite in the columns ``own``."""
+    matrix = objective.P[own][:, own].toarray()
+    if not matrix.size or not abs(matrix).max():
+        return False
+    return bool(np.linalg.eigvalsh(matrix)[0] > 1e-6 * abs(matrix).max())
 
 
 def smallest_curvature(objective: Objective, own: Array | None = None) -> float:

@@ -96,6 +96,7 @@ def high_point(form: StandardForm) -> Program:
     builder = begin(form)
     for rows in (form.rows, *(follower.rows for follower in form.followers)):
         builder.rows(rows)
+    builder.cones = sum((follower.cones for follower in form.followers), form.cones)
     return builder.build(form.objective)
 
 

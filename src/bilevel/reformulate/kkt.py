@@ -17,6 +17,7 @@ from bilevel.reformulate.reformulation import (
     Reformulated,
     add_multipliers,
     begin,
+    refuse_cones,
     stationarity,
     with_slacks,
 )
@@ -62,7 +63,7 @@ class KKT(AbstractReformulation):
                 "KKT conditions describe the optimistic problem; use WorstCase or Auto for the "
                 "pessimistic one.",
             )
-        return form.integer_followers
+        return form.integer_followers + refuse_cones(form)
 
     def apply(self, form: StandardForm) -> Reformulated:
         """See the abstract method."""

@@ -13,6 +13,7 @@ from bilevel.problem.functions import Array, Monomials, Rows
 from bilevel.problem.standard import FollowerForm, StandardForm
 from bilevel.program import Program
 from bilevel.reformulate.builder import Bits, Builder
+from bilevel.structure import Stance
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,19 @@ class AbstractReformulation(ABC):
         UnsupportedProblem
             If bounds that the encoding needs cannot be derived.
         """
+
+
+def refuse_cones(form: StandardForm) -> tuple[str, ...]:
+    """Return why a method that needs linear constraints does not take conic followers."""
+    instead = "use Continuation"
+    if form.stance is Stance.PESSIMISTIC:
+        instead = "Continuation takes them in optimistic problems only"
+    return tuple(
+        f"Follower {follower.name!r} has cones (norms, logarithms, exponentials or matrix "
+        f"inequalities), which this method does not take; {instead}."
+        for follower in form.followers
+        if follower.cones
+    )
 
 
 def begin(form: StandardForm) -> Builder:

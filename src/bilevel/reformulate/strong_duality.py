@@ -18,6 +18,7 @@ from bilevel.reformulate.reformulation import (
     Reformulated,
     add_multipliers,
     begin,
+    refuse_cones,
     stationarity,
 )
 from bilevel.structure import Stance
@@ -63,7 +64,7 @@ class StrongDuality(AbstractReformulation):
 
     def accepts(self, form: StandardForm) -> tuple[str, ...]:
         """See the abstract method."""
-        reasons = list(form.integer_followers)
+        reasons = [*form.integer_followers, *refuse_cones(form)]
         if form.stance is Stance.PESSIMISTIC:
             reasons.append(
                 "Strong duality describes the optimistic problem; use WorstCase or Auto for the "

@@ -1,7 +1,8 @@
 """One follower's best answer at fixed values of all other columns, and the face of all of them.
 
 The set of best answers of an LP or convex QP follower is a polyhedron: the feasible points that are
-complementary to one optimal multiplier (and, for a QP, have the same gradient).
+complementary to one optimal multiplier (and, for a QP, have the same gradient). With cones it is
+known only where it is a single point.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import scipy.sparse as sp
 
 from bilevel import backends
 from bilevel.errors import BackendError, BackendNotFound, UnsupportedProblem
-from bilevel.problem.functions import Array, Monomials, Objective, Rows
-from bilevel.problem.standard import StandardForm
+from bilevel.problem.cones import interior
+from bilevel.problem.functions import Array, Cone, Monomials, Objective, Rows
+from bilevel.problem.standard import StandardForm, is_strictly_convex
 from bilevel.program import Limits, Program, RawAnswer, Termination
+from bilevel.response.duality import weak_bound
 
 _TIGHT = 1e-9
 _SILENT = Limits()
@@ -40,6 +43,11 @@ class FollowerAnswer:
         Rows over the own columns that describe all optimal points.
     route
         The backend used.
+    bound
+        Lower bound on the follower's value: ``value`` where an LP or QP was solved, and what
+        the multipliers prove by weak duality where there are cones.
+    cone_multipliers
+        Optimal multipliers of all cones.
     """
 
     termination: Termination
@@ -48,17 +56,27 @@ class FollowerAnswer:
     multipliers: Array | None
     face: Rows | None
     route: str
+    bound: float = np.nan
+    cone_multipliers: tuple[Array, ...] = ()
 
 
 def follower_program(form: StandardForm, k: int, w: Array) -> Program:
     """Return follower ``k``'s problem over its own columns, everything else fixed at ``w``."""
     follower = form.followers[k]
     own = follower.columns
-    return continuous_program(follower.objective.project(own, w), follower.rows.project(own, w))
+    return continuous_program(
+        follower.objective.project(own, w),
+        follower.rows.project(own, w),
+        cones=tuple(cone.project(own, w) for cone in follower.cones),
+    )
 
 
 def continuous_program(
-    objective: Objective, rows: Rows, lower: Array | None = None, upper: Array | None = None
+    objective: Objective,
+    rows: Rows,
+    lower: Array | None = None,
+    upper: Array | None = None,
+    cones: tuple[Cone, ...] = (),
 ) -> Program:
     """Return a program without integers over the columns of ``objective``."""
     n = len(objective.c)
@@ -69,6 +87,7 @@ def continuous_program(
         np.zeros(n, bool),
         objective,
         rows,
+        cones,
     )
 
 
@@ -129,8 +148,8 @@ def answer(
 ) -> FollowerAnswer:
     """Solve follower ``k`` with all other columns fixed at ``w``.
 
-    With ``admit`` its rows are relaxed by what its own columns of ``w`` violate, so that they are
-    feasible: a decision may lie outside the follower's domain by a tolerance.
+    With ``admit`` its rows and cones are relaxed by what its own columns of ``w`` violate, so that
+    they are feasible: a decision may lie outside the follower's domain by a tolerance.
 
     Raises
     ------
@@ -139,23 +158,40 @@ def answer(
     """
     if form.integer_followers:
         raise UnsupportedProblem(form.integer_followers)
+    own = form.followers[k].columns
     program = follower_program(form, k, w)
     if admit:
-        excess = program.rows.evaluate(w[form.followers[k].columns])
+        excess = program.rows.evaluate(w[own])
         excess = np.where(program.rows.equality, excess, np.maximum(excess, 0.0))
-        program = replace(program, rows=replace(program.rows, b=program.rows.b + excess))
+        rows = replace(program.rows, b=program.rows.b + excess)
+        cones = tuple(
+            replace(cone, b=cone.b - cone.violation(w[own]) * interior(cone))
+            for cone in program.cones
+        )
+        program = replace(program, rows=rows, cones=cones)
     raw, route = solve_continuous(program, routes)
     if raw is None or raw.v is None or raw.termination is not Termination.OPTIMAL:
         ended = Termination.NUMERICAL if raw is None else raw.termination
         return FollowerAnswer(ended, None, np.nan, None, None, route)
     value = program.objective.evaluate(raw.v)
-    face = _face(program, raw)
-    return FollowerAnswer(Termination.OPTIMAL, raw.v, value, raw.duals, face, route)
+    face = _face(program, raw, ~form.columns.auxiliary[own])
+    bound, cones = value, raw.cone_duals or ()
+    if program.cones and raw.duals is not None:
+        bound = min(value, weak_bound(program, raw.v, raw.duals, cones))
+        route = f"{route} with weak duality"
+    return FollowerAnswer(Termination.OPTIMAL, raw.v, value, raw.duals, face, route, bound, cones)
 
 
-def _face(program: Program, raw: RawAnswer) -> Rows | None:
+def single_point(y: Array) -> Rows:
+    """Return the rows that fix all of a follower's own columns."""
+    return _equations(sp.csr_array(sp.eye_array(len(y))), y, "this answer")
+
+
+def _face(program: Program, raw: RawAnswer, named: Array) -> Rows | None:
     if raw.duals is None or raw.v is None:
         return None
+    if program.cones:
+        return single_point(raw.v) if is_strictly_convex(program.objective, named) else None
     rows, P = program.rows, program.objective.P
     slack = -rows.evaluate(raw.v)
     scale = max(1.0, float(abs(raw.duals).max(initial=0.0)))

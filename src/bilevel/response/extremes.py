@@ -50,7 +50,9 @@ def extremes(form: StandardForm, w: Array) -> Extremes:
         return Extremes(notes=(note,))
     response = respond(form, w)
     if response is None or not response.is_complete:
-        return Extremes()
+        conic = any(follower.cones for follower in form.followers)
+        note = "Best and worst value over all best answers of a conic follower are not known."
+        return Extremes(notes=(note,) if conic else ())
     auxiliary = _auxiliary(form)
     notes = []
     optimistic = _extreme_value(response, form.objective, 1.0, auxiliary, True)

@@ -68,7 +68,12 @@ def multiplier_violation(form: StandardForm, w: Array) -> float:
 def multipliers_are_unique(
     form: StandardForm, w: Array, answers: Sequence[FollowerAnswer]
 ) -> bool | None:
-    """Return whether every follower has only one vector of optimal multipliers."""
+    """Return whether every follower has only one vector of optimal multipliers.
+
+    ``None`` where that is not known, as for followers with cones.
+    """
+    if any(follower.cones for follower in form.followers):
+        return None
     for k, one in enumerate(answers):
         if one.y is None:
             return None

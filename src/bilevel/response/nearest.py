@@ -25,7 +25,9 @@ def nearest_feasible(form: StandardForm, w: Array) -> Array | None:
     lower = np.where(columns.integer, target, columns.lower)
     upper = np.where(columns.integer, target, columns.upper)
     nothing = Objective(sp.csr_array((form.n, form.n)), np.zeros(form.n))
-    return nearest_point(continuous_program(nothing, rows.take(linear), lower, upper), target)
+    cones = sum((follower.cones for follower in form.followers), ())
+    program = continuous_program(nothing, rows.take(linear), lower, upper, cones)
+    return nearest_point(program, target)
 
 
 def nearest_point(program: Program, target: Array) -> Array | None:
@@ -34,7 +36,7 @@ def nearest_point(program: Program, target: Array) -> Array | None:
     Parameters
     ----------
     program
-        Without integers, products, cones or sets; its objective is not used.
+        Without integers, products or sets; its objective is not used.
     target
         Values of its first columns.
     """
@@ -55,6 +57,7 @@ def nearest_point(program: Program, target: Array) -> Array | None:
             Rows.stack(program.rows.pad(total), tie),
             np.append(program.lower, np.zeros(2 * k)),
             np.append(program.upper, np.full(2 * k, np.inf)),
+            tuple(cone.pad(total) for cone in program.cones),
         ),
         ("highs", "clarabel"),
     )

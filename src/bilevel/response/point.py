@@ -84,7 +84,7 @@ def _fill_followers(form: StandardForm, w: Array, known: Array) -> Array:
                 )
             w[follower.columns] = found.y
         else:
-            w = _fill_auxiliary(form, w, k, follower.objective, follower.rows)
+            w = _fill_auxiliary(form, w, k, follower.objective, follower.rows, follower.cones)
     return w
 
 

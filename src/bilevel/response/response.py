@@ -18,6 +18,7 @@ from bilevel.response.answer import (
     answer,
     continuous_program,
     follower_program,
+    single_point,
     solve_continuous,
 )
 
@@ -44,6 +45,16 @@ class Response:
     def is_complete(self) -> bool:
         """Whether every follower has an optimal answer with a known face."""
         return all(a.face is not None for a in self.answers)
+
+    def pinned(self) -> Response:
+        """Return the same where unknown sets of best answers of conic followers are one point."""
+        answers = tuple(
+            replace(one, face=single_point(np.asarray(one.y)))
+            if one.face is None and follower.cones
+            else one
+            for follower, one in zip(self.form.followers, self.answers, strict=True)
+        )
+        return replace(self, answers=answers)
 
     def extreme(
         self,
@@ -189,7 +200,8 @@ def optimistic_completion(form: StandardForm, w: Array) -> Array | None:
     """Return the leader's best point with the followers' answers to the linking columns of ``w``.
 
     Linking columns of the leader and integers stay; the followers' columns and the leader's other
-    continuous columns are chosen again, exactly. ``None`` where that is not possible.
+    continuous columns are chosen again, exactly. ``None`` where that is not possible. A conic
+    follower's answer is the one that was found, which need not be the only one.
     """
     if is_nash(form):
         return None
@@ -227,6 +239,7 @@ def best_completion(
     if response is None:
         without = (Termination.UNBOUNDED, Termination.INFEASIBLE_OR_UNBOUNDED)
         return (Termination.INFEASIBLE if ended in without else ended), None
+    response = response.pinned()
     if not response.is_complete:
         return Termination.NUMERICAL, None
     fixed = form.linking_mask | stays

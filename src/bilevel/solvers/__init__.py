@@ -2,6 +2,7 @@
 
 from bilevel.solvers.auto import Auto, Choice
 from bilevel.solvers.branching import Branching
+from bilevel.solvers.continuation import Continuation
 from bilevel.solvers.outer_approximation import OuterApproximation
 from bilevel.solvers.single_level import SingleLevel
 from bilevel.solvers.solve import solve
@@ -13,6 +14,7 @@ __all__ = [
     "Auto",
     "Branching",
     "Choice",
+    "Continuation",
     "Outcome",
     "OuterApproximation",
     "Request",

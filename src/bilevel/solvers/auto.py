@@ -11,9 +11,11 @@ from bilevel.problem.standard import StandardForm
 from bilevel.reformulate.encodings import BigM
 from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.pessimistic import InnerDual
+from bilevel.reformulate.reformulation import refuse_cones
 from bilevel.reformulate.strong_duality import StrongDuality
 from bilevel.reformulate.worst_answer import WorstAnswer
 from bilevel.solvers.branching import Branching
+from bilevel.solvers.continuation import Continuation
 from bilevel.solvers.single_level import SingleLevel
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
 from bilevel.solvers.worst_case import WorstCase
@@ -55,9 +57,10 @@ class Auto(AbstractSolver):
 
     1. only binary leader columns enter linear followers with more than 40 inequalities:
        ``StrongDuality(SOS1())``, because one row replaces all complementarity conditions;
-    2. the relaxation is linear or convex quadratic: ``Branching``, which needs neither bounds on
+    2. a follower has cones: ``Continuation``, which is local;
+    3. the relaxation is linear or convex quadratic: ``Branching``, which needs neither bounds on
        multipliers nor SCIP;
-    3. otherwise ``KKT(SOS1())`` on SCIP; where SCIP is missing, ``KKT(BigM())`` on HiGHS with
+    4. otherwise ``KKT(SOS1())`` on SCIP; where SCIP is missing, ``KKT(BigM())`` on HiGHS with
        derived bounds.
 
     Pessimistic problems are solved by ``WorstCase``, its parts chosen in the same way.
@@ -90,6 +93,8 @@ class Auto(AbstractSolver):
                 "written exactly; both by branching on complementarity",
             )
         inner = self._optimistic(replace(form, stance=Stance.OPTIMISTIC))
+        if conic := refuse_cones(form):
+            raise UnsupportedProblem(conic)
         optimistic = inner.solver if isinstance(inner.solver, SingleLevel) else SingleLevel(KKT())
         answer = WorstAnswer()
         continuous = Structure.LINKING_CONTINUOUS in form.structure
@@ -116,6 +121,8 @@ class Auto(AbstractSolver):
         return self.choose(form).solver.run(form, request)
 
     def _optimistic(self, form: StandardForm) -> Choice:
+        if Structure.FOLLOWER_CONIC in form.structure:
+            return _local(form)
         has_scip = "scip" in backends.available()
         if has_scip and _is_for_duality(form):
             return Choice(
@@ -175,6 +182,21 @@ def _demand_bounds(form: StandardForm) -> None:
         raise UnsupportedProblem(
             (*error.reasons, "Without SCIP no method does without bounds: pip install pyscipopt.")
         ) from error
+
+
+def _local(form: StandardForm) -> Choice:
+    solver = Continuation()
+    if reasons := solver.accepts(form):
+        raise UnsupportedProblem(reasons)
+    if "ipopt" not in backends.available():
+        raise UnsupportedProblem(
+            "Followers with cones are solved by Continuation only, which needs IPOPT: pip install "
+            "casadi."
+        )
+    return Choice(
+        solver,
+        "a follower has cones, for which no exact method is known here: the answer is a local one",
+    )
 
 
 def _all_binary(form: StandardForm) -> bool:

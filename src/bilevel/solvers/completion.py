@@ -11,10 +11,11 @@ from bilevel.problem.standard import StandardForm
 from bilevel.program import Program
 from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.reformulation import Reformulated
+from bilevel.response.answer import solve_continuous
 from bilevel.response.nearest import nearest_feasible, nearest_point
 from bilevel.response.response import optimistic_completion, worst_completion
 from bilevel.solution import Tolerances
-from bilevel.structure import Stance
+from bilevel.structure import Stance, Structure
 from bilevel.verify import certify
 
 
@@ -76,6 +77,28 @@ def on_pattern(form: StandardForm, w: Array, multipliers: tuple[Array, ...]) -> 
     numpy.ndarray or None
         ``None`` for pessimistic problems, without multipliers, or if a product remains.
     """
+    pattern = _pattern(form, w, multipliers)
+    if pattern is None:
+        return None
+    near = nearest_point(pattern.program, w)
+    return None if near is None else near[: form.n]
+
+
+def best_on_pattern(
+    form: StandardForm, w: Array, multipliers: tuple[Array, ...]
+) -> tuple[Array, tuple[Array, ...]] | None:
+    """Return the leader's best point, and multipliers, where answers keep the pattern of a point.
+
+    ``None`` also where the leader's objective is not convex or falls for ever on that pattern.
+    """
+    pattern = _pattern(form, w, multipliers)
+    if pattern is None:
+        return None
+    raw, _ = solve_continuous(pattern.program, ("highs", "daqp", "clarabel"))
+    return None if raw is None or raw.v is None else pattern.invert(raw.v)
+
+
+def _pattern(form: StandardForm, w: Array, multipliers: tuple[Array, ...]) -> Reformulated | None:
     rows = [len(follower.rows) for follower in form.followers]
     if form.stance is Stance.PESSIMISTIC or [len(lam) for lam in multipliers] != rows:
         return None
@@ -83,9 +106,7 @@ def on_pattern(form: StandardForm, w: Array, multipliers: tuple[Array, ...]) -> 
     program = reformed.program
     if len(program.rows.products) or program.cones:
         return None
-    v = reformed.embed(w, multipliers)
-    near = nearest_point(_fixed(program, v), v[: form.n])
-    return None if near is None else near[: form.n]
+    return replace(reformed, program=_fixed(program, reformed.embed(w, multipliers)))
 
 
 def _fixed(program: Program, v: Array) -> Program:
@@ -100,6 +121,10 @@ def _fixed(program: Program, v: Array) -> Program:
 
 
 def _loses(form: StandardForm, better: Array, rounded: Array) -> bool:
-    """Return whether an exact point is worth clearly less to the leader than a backend's."""
+    """Return whether an exact point is worth clearly less to the leader than a backend's.
+
+    Where cones curve a follower, a gap of 1e-8 leaves 1e-4 and more to its answer, hence to ``F``.
+    """
     value = form.objective.evaluate(rounded)
-    return form.objective.evaluate(better) - value > 1e-5 * max(1.0, abs(value))
+    room = 1e-3 if Structure.FOLLOWER_CONIC in form.structure else 1e-5
+    return form.objective.evaluate(better) - value > room * max(1.0, abs(value))
