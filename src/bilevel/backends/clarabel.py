@@ -32,7 +32,7 @@ _STATUS = {
 
 
 class Clarabel(AbstractBackend):
-    """Clarabel: LP, convex QP and cones, tolerances 1e-10, with multipliers."""
+    """Clarabel: LP, convex QP and cones, tolerances 1e-10 (1e-8 at worst with cones)."""
 
     name = "clarabel"
     features = (
@@ -48,7 +48,7 @@ class Clarabel(AbstractBackend):
         matrix, rhs, cones = _standard(program)
         quadratic = sp.csc_matrix(sp.triu(program.objective.P))
         began = time.perf_counter()
-        # Cones leave less accuracy than an LP or QP, so what fails at 1e-10 is tried at 1e-8.
+        # Cones leave less accuracy than an LP or QP, so what fails at 1e-12 is tried again.
         for tolerance in (1e-12, 1e-10, 1e-8) if program.cones else (1e-10,):
             settings = _settings(limits, tolerance)
             try:

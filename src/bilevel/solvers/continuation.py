@@ -181,14 +181,19 @@ class _Search:
         if raw is None or raw.v is None:
             self._failed += not self.stopped
             return
-        w, multipliers = self._reformed.invert(raw.v)
-        w, multipliers = self._polish(w, multipliers)
-        self._keep(w, multipliers, converged=True)
+        end, multipliers = self._reformed.invert(raw.v)
+        w, multipliers = self._polish(end, multipliers)
+        # Where exact answers cost the leader much, the point is not the one IPOPT converged to.
+        converged = raw.termination is Termination.OPTIMAL and not self._is_worse(w, end, 1e-3)
+        self._keep(w, multipliers, converged)
         self._tick(Progress(0.0, None, None, 0))
         self._is_late()
 
     def _follow(self, start: Start) -> RawAnswer | None:
-        """Return IPOPT's last answer on the path, ``None`` if there is none."""
+        """Return IPOPT's last point on the path, ``None`` if there is none.
+
+        It is ``OPTIMAL`` only if IPOPT converged at the last ``t``.
+        """
         v, known = self._reformed.embed(start.w, start.multipliers), None
         last, reached = None, 1.0
         path = self._solver.path()
@@ -198,6 +203,7 @@ class _Search:
                 raw, multipliers = self._model.solve(v, float(t), known, self._deadline)
             except BackendError as error:
                 self._last = str(error)
+                last = None if last is None else replace(last, termination=Termination.NUMERICAL)
                 continue
             self._iterations += raw.nodes
             self._last = raw.raw_status
@@ -207,6 +213,8 @@ class _Search:
                 return None
             if raw.v is not None:
                 v, known, last, reached = raw.v, multipliers, raw, t
+            elif last is not None:
+                last = replace(last, termination=Termination.NUMERICAL)
         # A path that ends early ends at a relaxed point, whose pattern means little.
         return last if reached <= 1e-5 else None
 
@@ -214,13 +222,13 @@ class _Search:
         """Return the leader's best point on the pattern, then with the followers' exact answers."""
         form = self._form
         better = best_on_pattern(form, w, multipliers)
-        if better is not None and not self._is_worse(better[0], w):
+        if better is not None and not self._is_worse(better[0], w, 1e-4):
             w, multipliers = better
         return complete(form, self._reformed, w, multipliers)[0], multipliers
 
-    def _is_worse(self, w: Array, than: Array) -> bool:
+    def _is_worse(self, w: Array, than: Array, room: float) -> bool:
         new, old = (self._form.objective.evaluate(point) for point in (w, than))
-        return new > old + 1e-4 * max(1.0, abs(old))
+        return new > old + room * max(1.0, abs(old))
 
     def _keep(self, w: Array, multipliers: tuple[Array, ...], converged: bool) -> None:
         value = self._form.objective.evaluate(w)
