@@ -11,10 +11,11 @@ AUTO, SOS1 = "auto", "KKT SOS1 scip"
 #: Methods that may say ``OPTIMAL``.
 EXACT: dict[str, Any] = {
     AUTO: bl.Auto(),
+    "Branching": bl.Branching(),
     SOS1: bl.SingleLevel(bl.KKT(bl.SOS1())),
 }
 #: Methods that never do.
-LOCAL: dict[str, Any] = {}
+LOCAL: dict[str, Any] = {"Continuation": bl.Continuation()}
 #: Other exact encodings, for the comparison of ``Auto`` with everything that accepts a problem.
 ENCODINGS: dict[str, Any] = {
     "KKT Indicator scip": bl.SingleLevel(bl.KKT(bl.Indicator())),
