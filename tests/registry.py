@@ -159,6 +159,22 @@ SOLVERS = (
         for encoding in (bl.SOS1, bl.Indicator, bl.BigM, bl.Product)
     ),
     SolverRow(
+        "substitution",
+        bl.Substitution,
+        OPTIMISTIC | PESSIMISTIC,
+        ("highs", "daqp"),
+        refuses=(
+            Structure.NASH
+            | Structure.LEADER_INTEGER
+            | Structure.LINKING_INTEGER
+            | Structure.CURVED_BY_LEADER
+        ),
+        may_refuse=(
+            "more than two leader columns enter the followers, a product is left in a row, or the "
+            "worst of several answers is not piecewise affine"
+        ),
+    ),
+    SolverRow(
         "worst case",
         bl.WorstCase,
         PESSIMISTIC,

@@ -22,8 +22,10 @@ from bilevel.reformulate import (
     StrongDuality,
     WorstAnswer,
 )
+from bilevel.response.reaction import reaction
+from bilevel.response.reaction_map import ReactionMap, Region
 from bilevel.solution import Certificate, Solution, Stats, Tolerances
-from bilevel.solvers import Auto, Choice, SingleLevel, WorstCase, solve
+from bilevel.solvers import Auto, Choice, SingleLevel, Substitution, WorstCase, solve
 from bilevel.status import Status
 from bilevel.structure import Stance, Structure
 from bilevel.verify import verify
@@ -48,6 +50,8 @@ __all__ = [
     "ProblemError",
     "Product",
     "Progress",
+    "ReactionMap",
+    "Region",
     "SingleLevel",
     "Solution",
     "SolveFailed",
@@ -56,11 +60,13 @@ __all__ = [
     "Status",
     "StrongDuality",
     "Structure",
+    "Substitution",
     "Tolerances",
     "UnsupportedProblem",
     "WorstAnswer",
     "WorstCase",
     "instances",
+    "reaction",
     "solve",
     "verify",
 ]

@@ -1,8 +1,9 @@
 """The cells of the parameter space on which followers answer in one way, found without gaps.
 
-On a cell the optimal partition is the same everywhere; cells are convex, disjoint and finitely many.
-Those of full dimension are found by asking at a point that none covers yet, until nothing is left;
-all others lie on their boundaries and are found there in the same way, one dimension lower.
+On a cell the optimal partition is the same everywhere; cells are convex,
+disjoint and finitely many. Those of full dimension are found by asking at a point that none covers
+yet, until nothing is left; all others lie on their boundaries and are found there in the same way,
+one dimension lower.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class Explorer:
         Where.
     stop
         Asked before every search; ``True`` ends it.
+    inner_only
+        Whether cells of full dimension are enough.
     found
         Cells by the key of their partition.
     missed
@@ -65,6 +68,7 @@ class Explorer:
     program: Parametric
     domain: Domain
     stop: Callable[[], bool]
+    inner_only: bool = False
     found: dict[bytes, Cell] = field(default_factory=dict)
     missed: float = 0.0
 
@@ -95,7 +99,7 @@ class Explorer:
                 continue
             A, b = polygons.halfplanes(cell.corners)
             left = [rest for part in (*left, piece) for rest in polygons.subtract(part, A, b)]
-        for cell in [cell for cell in self.found.values() if cell.dimension == 2]:
+        for cell in [] if self.inner_only else list(self.found.values()):
             for here, after in zip(cell.corners, np.roll(cell.corners, -1, axis=0), strict=True):
                 if np.hypot(*(after - here)) > THIN:
                     self._line(Line.between(here, after))
@@ -130,7 +134,7 @@ class Explorer:
             gaps += [(low, reach[0]), (reach[1], high)]
             ends |= {max(low, reach[0]), min(high, reach[1])}
         last = -np.inf
-        for s in sorted(ends):
+        for s in [] if self.inner_only else sorted(ends):
             if np.isfinite(s) and s - last > THIN:
                 self._point(line.at(s))
                 last = s
@@ -160,7 +164,8 @@ class Explorer:
         if len(line.origin) == 2:
             normal = np.array([line.direction[1], -line.direction[0]])
             across = pairs.extent(normal / self.domain.size)
-            if across is None or np.ptp([*across, normal @ line.origin]) > _CLOSE:
+            middle = float(normal @ line.origin)
+            if across is None or max(across[1] - middle, middle - across[0]) > _CLOSE:
                 return None
         shift = float(line.direction @ line.origin)
         corners = np.array([line.at(end - shift) for end in reach])

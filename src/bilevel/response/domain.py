@@ -34,6 +34,13 @@ class Domain:
     dimension: int
 
     @classmethod
+    def around(cls, corners: Array, dimension: int) -> Domain:
+        """Return the domain with these corners (in the parameters' own units)."""
+        span = corners.max(axis=0) - corners.min(axis=0)
+        size = np.where(np.isfinite(span) & (span > THIN), span, 1.0)
+        return cls(corners / size, size, dimension)
+
+    @classmethod
     def of(cls, image: Polyhedron, d: int) -> Domain | None:
         """Return the image of a polyhedron in its first ``d`` coordinates.
 
@@ -65,7 +72,9 @@ class Domain:
         """Return the part of a polyhedron over the domain; its first columns are parameters."""
         A, b = halfspaces(self.corners)
         # The cells of a domain without interior need not lie in it to the last digit.
-        return pairs.also(A / self.size, b + (THIN if self.dimension < len(self.size) else 0.0))
+        return pairs.also(
+            A / self.size, b + (0.1 * THIN if self.dimension < len(self.size) else 0.0)
+        )
 
 
 def halfspaces(corners: Array) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""Which of the leader's columns followers see, and whether their answer is piecewise affine there."""
+"""Which of the leader's columns followers see, and whether their answer is piecewise affine."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def reasons_against(form: StandardForm) -> list[str]:
             f"The followers depend on {len(theta)} columns of the leader ({names}); a reaction map "
             f"is over one or two; {use}"
         )
-    for j in theta[columns.integer[theta]]:
-        reasons.append(
-            f"The leader's column {columns.names[j]} is integer; a reaction map is over continuous "
-            f"ones; {use}"
-        )
+    reasons += [
+        f"The leader's column {columns.names[j]} is integer; a reaction map is over continuous "
+        f"ones; {use}"
+        for j in theta[columns.integer[theta]]
+    ]
     for follower in form.followers:
         if len(follower.rows.products):
             row = follower.rows.names[int(follower.rows.products.row[0])]

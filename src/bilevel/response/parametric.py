@@ -17,6 +17,7 @@ from bilevel.response.polyhedra import Polyhedron
 _EMPTY = 1e-12
 # A singular value below this share of the largest one is rounding.
 _RANK = 1e-9
+_UNIQUE = 1e-7
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Parametric:
 
     def solve(self, theta: Array) -> tuple[Array, Array] | None:
         """Return a best answer and its multipliers (of the scaled rows); ``None`` without one."""
-        _, n, m = self.sizes
+        m = len(self.b)
         rows = Rows(
             sp.csr_array(self.A),
             self.b - self.B @ theta,
@@ -118,7 +119,9 @@ class Parametric:
             ("row",) * m,
         )
         objective = Objective(sp.csr_array(self.Q), self.c + self.D @ theta)
-        raw, _ = solve_continuous(continuous_program(objective, rows), ("highs", "daqp", "clarabel"))
+        raw, _ = solve_continuous(
+            continuous_program(objective, rows), ("highs", "daqp", "clarabel")
+        )
         if raw is None or raw.termination is not Termination.OPTIMAL or raw.duals is None:
             return None
         return np.asarray(raw.v), np.where(self.equality, raw.duals, np.maximum(raw.duals, 0.0))
@@ -154,7 +157,7 @@ class Parametric:
 
     def pairs(self, partition: Partition) -> Polyhedron:
         """Return all ``(t, y, lam of the priced rows)`` that are optimal in a partition."""
-        d, n, m = self.sizes
+        d, n, _ = self.sizes
         tight, priced = partition.tight, np.flatnonzero(partition.priced)
         k = len(priced)
         loose = ~tight
@@ -174,31 +177,51 @@ class Parametric:
             np.concatenate([self.b[loose], np.zeros(signed.sum())]),
         )
 
-    def maps(self, partition: Partition, own: Array) -> tuple[Array | None, ...]:
-        """Return ``K, k, L, l`` of ``y = K t + k`` and ``lam = L t + l`` in a partition.
+    def selection(self, partition: Partition) -> tuple[Array, Array, Array]:
+        """Return ``S, s`` of an optimal ``(y, lam) = S t + s``, and a basis of all differences.
 
-        ``K, k`` are ``None`` where the entries ``own`` of the answer are not unique, ``L, l`` where
-        the multipliers are not.
+        Signs and loose rows are left out, so that it need not be optimal where there is a choice.
         """
-        d, n, m = self.sizes
+        d = self.sizes[0]
         pairs = self.pairs(partition)
-        left, right = pairs.E[:, d:], pairs.E[:, :d]
-        U, s, Vt = np.linalg.svd(left)
-        rank = int((s > _RANK * max(1.0, s.max(initial=0.0))).sum())
-        null = Vt[rank:]
-        inverse = Vt[:rank].T @ (U[:, :rank] / s[:rank]).T
+        U, sizes, Vt = np.linalg.svd(pairs.E[:, d:])
+        rank = int((sizes > _RANK * max(1.0, sizes.max(initial=0.0))).sum())
         # Where the cell has fewer dimensions than parameters, the equations also tie those; the
         # least-squares solution of all of them is right on the cell.
-        slope, start = -inverse @ right, inverse @ pairs.e
-        K = k = L = l = None
-        if abs(null[:, :n][:, own]).max(initial=0.0) < 1e-7:
-            K, k = slope[:n], start[:n]
-        if abs(null[:, n:]).max(initial=0.0) < 1e-7:
+        inverse = Vt[:rank].T @ (U[:, :rank] / sizes[:rank]).T
+        return -inverse @ pairs.E[:, :d], inverse @ pairs.e, Vt[rank:].T
+
+    def maps(self, partition: Partition, own: Array) -> tuple[Array | None, ...]:
+        """Return ``K, k`` of ``y = K t + k`` and the same of the multipliers in a partition.
+
+        They are ``None`` where the entries ``own`` of the answer, or the multipliers, are not
+        unique.
+        """
+        d, n, m = self.sizes
+        slope, start, null = self.selection(partition)
+        answer = multipliers = (None, None)
+        if abs(null[:n][own]).max(initial=0.0) < _UNIQUE:
+            answer = slope[:n], start[:n]
+        if abs(null[n:]).max(initial=0.0) < _UNIQUE:
             priced = partition.priced
-            L, l = np.zeros((m, d)), np.zeros(m)
-            L[priced] = slope[n:] * self.unit[priced, None]
-            l[priced] = start[n:] * self.unit[priced]
-        return K, k, L, l
+            multipliers = np.zeros((m, d)), np.zeros(m)
+            multipliers[0][priced] = slope[n:] * self.unit[priced, None]
+            multipliers[1][priced] = start[n:] * self.unit[priced]
+        return *answer, *multipliers
+
+    def among(self, partition: Partition, objective: tuple[Array, Array, Array]) -> Parametric:
+        """Return the program with another objective over the best answers of a partition."""
+        n = self.sizes[1]
+        slope, start, _ = self.selection(partition)
+        curved = np.any(self.Q != 0, axis=1)
+        flat = self.Q[curved]
+        rows = (
+            np.vstack([self.A, flat]),
+            np.vstack([self.B, -flat @ slope[:n]]),
+            np.append(self.b, flat @ start[:n]),
+            np.append(partition.tight, np.ones(len(flat), bool)),
+        )
+        return Parametric.scaled(objective, rows)
 
     def answerable(self) -> Polyhedron:
         """Return ``(t, y, y', lam)``: parameters with a feasible answer and feasible multipliers.

@@ -53,6 +53,9 @@ class Polyhedron:
         BackendError
             If no backend reaches a verdict.
         """
+        if self.n == 0:
+            holds = _holds(self.e, self.g)
+            return (Termination.OPTIMAL, c) if holds else (Termination.INFEASIBLE, None)
         count = len(self.e) + len(self.g)
         rows = Rows(
             sp.csr_array(np.vstack([self.E, self.G])),
@@ -135,6 +138,11 @@ class Polyhedron:
         corners = tidy(points, near)
         kept = [int(np.argmin(((points - corner) ** 2).sum(axis=1))) for corner in corners]
         return corners, np.array([ring[j] for j in kept])
+
+
+def _holds(e: Array, g: Array) -> bool:
+    """Return whether the only point of a space without columns meets its rows."""
+    return bool(abs(e).max(initial=0.0) <= _NEAR and g.min(initial=0.0) >= -_NEAR)
 
 
 def _distinct(points: list[Array], M: Array, near: float) -> list[Array]:

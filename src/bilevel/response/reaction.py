@@ -116,6 +116,11 @@ def explore(form: StandardForm, stop: Callable[[], bool]) -> ReactionMap | None:
     )
 
 
+def has_answer(form: StandardForm) -> bool:
+    """Return whether the followers have a best answer to some decision of the leader."""
+    return _domain(form, Parametric.of(form)).dimension >= 0
+
+
 def _domain(form: StandardForm, program: Parametric) -> Domain:
     d = len(parameter_columns(form))
     for coupled in (False, True):
@@ -141,7 +146,9 @@ def _region(program: Parametric, domain: Domain, cell: Cell, own: Array) -> Regi
     corners = _clean(cell.corners * domain.size)
     if K is not None and k is not None:
         K, k = K[own], k[own]
-    return Region(A / norm[:, None], b / norm, corners, cell.dimension, K, k, K_dual, k_dual, cell.partition)
+    return Region(
+        A / norm[:, None], b / norm, corners, cell.dimension, K, k, K_dual, k_dual, cell.partition
+    )
 
 
 def _clean(values: Any) -> Any:

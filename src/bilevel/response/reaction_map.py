@@ -143,13 +143,8 @@ class ReactionMap:
             return False
         if any(not part.is_unique for part in (wall, *touching)):
             return True
-        first = touching[0]
-        return any(
-            abs(other.K - first.K).max(initial=0.0) > 1e-7
-            or abs(other.k - first.k).max(initial=0.0) > 1e-7
-            for other in touching[1:]
-            if first.K is not None and other.K is not None
-        )
+        pieces = [np.column_stack([np.asarray(p.K), np.asarray(p.k)]) for p in touching]
+        return any(abs(other - pieces[0]).max(initial=0.0) > 1e-7 for other in pieces[1:])
 
     def __call__(self, theta: Any) -> Array:
         """Return a best answer at parameters of shape ``(d,)``, shape ``(n,)``.
@@ -218,8 +213,8 @@ class ReactionMap:
             f"coverage           {'complete' if self.is_complete else 'INCOMPLETE'}",
         ]
         shown = sorted(self.regions, key=lambda region: region.corners[0].tolist())
-        for part in (*shown, *(p for p in self.boundary if not p.is_unique)):
-            lines.append(f"  {self._where(part)}: {self._formula(part)}")
+        shown += [part for part in self.boundary if not part.is_unique]
+        lines += [f"  {self._where(part)}: {self._formula(part)}" for part in shown]
         return "\n".join(lines)
 
     def _formula(self, part: Region) -> str:

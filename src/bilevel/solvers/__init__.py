@@ -4,6 +4,7 @@ from bilevel.solvers.auto import Auto, Choice
 from bilevel.solvers.single_level import SingleLevel
 from bilevel.solvers.solve import solve
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
+from bilevel.solvers.substitution import Substitution
 from bilevel.solvers.worst_case import WorstCase
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Outcome",
     "Request",
     "SingleLevel",
+    "Substitution",
     "WorstCase",
     "solve",
 ]
