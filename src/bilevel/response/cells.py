@@ -74,6 +74,7 @@ class Explorer:
 
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng(0)
+        self._ends: list[Array] = []
 
     def run(self) -> tuple[tuple[Cell, ...], float]:
         """Return all cells, those of full dimension first, and ``missed``."""
@@ -84,6 +85,8 @@ class Explorer:
             self._line(Line.between(corners[0], corners[1]))
         elif self.domain.dimension == 2:
             self._plane(corners)
+        if not self.inner_only:
+            self._points()
         return tuple(sorted(self.found.values(), key=lambda cell: -cell.dimension)), self.missed
 
     def _plane(self, corners: Array) -> None:
@@ -121,7 +124,7 @@ class Explorer:
         return None
 
     def _line(self, line: Line) -> None:
-        """Cover a line by cells, then settle the points where they end."""
+        """Cover a line by cells and note where they end."""
         gaps, ends = [(line.low, line.high)], {line.low, line.high}
         while gaps:
             low, high = gaps.pop()
@@ -133,11 +136,15 @@ class Explorer:
                 continue
             gaps += [(low, reach[0]), (reach[1], high)]
             ends |= {max(low, reach[0]), min(high, reach[1])}
-        last = -np.inf
-        for s in [] if self.inner_only else sorted(ends):
-            if np.isfinite(s) and s - last > THIN:
-                self._point(line.at(s))
-                last = s
+        self._ends += [line.at(s) for s in sorted(ends) if np.isfinite(s)]
+
+    def _points(self) -> None:
+        """Settle the points where other cells end; after all those, whose partition may hold on."""
+        settled: list[Array] = []
+        for point in self._ends:
+            if all(abs(point - other).max() > THIN for other in settled):
+                settled.append(point)
+                self._point(point)
 
     def _interval_within(self, line: Line, low: float, high: float) -> tuple[float, float] | None:
         """Return which part of a line the cell around some point of a gap covers."""
