@@ -194,6 +194,22 @@ SOLVERS = (
         notes="from eight starts it finds the optimum of every instance, also of T2 and T3",
     ),
     SolverRow(
+        "substitution",
+        bl.Substitution,
+        OPTIMISTIC | PESSIMISTIC,
+        ("highs", "daqp"),
+        refuses=(
+            Structure.NASH
+            | Structure.LEADER_INTEGER
+            | Structure.LINKING_INTEGER
+            | Structure.CURVED_BY_LEADER
+        ),
+        may_refuse=(
+            "more than two leader columns enter the followers, a product is left in a row, or the "
+            "worst of several answers is not piecewise affine"
+        ),
+    ),
+    SolverRow(
         "worst case",
         bl.WorstCase,
         PESSIMISTIC,

@@ -24,6 +24,8 @@ from bilevel.reformulate import (
     WorstAnswer,
     lift,
 )
+from bilevel.response.reaction import reaction
+from bilevel.response.reaction_map import ReactionMap, Region
 from bilevel.solution import Certificate, Solution, Stats, Tolerances
 from bilevel.solvers import (
     Auto,
@@ -32,6 +34,7 @@ from bilevel.solvers import (
     Continuation,
     OuterApproximation,
     SingleLevel,
+    Substitution,
     WorstCase,
     solve,
 )
@@ -62,6 +65,8 @@ __all__ = [
     "ProblemError",
     "Product",
     "Progress",
+    "ReactionMap",
+    "Region",
     "SingleLevel",
     "Solution",
     "SolveFailed",
@@ -70,12 +75,14 @@ __all__ = [
     "Status",
     "StrongDuality",
     "Structure",
+    "Substitution",
     "Tolerances",
     "UnsupportedProblem",
     "WorstAnswer",
     "WorstCase",
     "instances",
     "lift",
+    "reaction",
     "read",
     "solve",
     "verify",

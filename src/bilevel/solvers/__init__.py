@@ -7,6 +7,7 @@ from bilevel.solvers.outer_approximation import OuterApproximation
 from bilevel.solvers.single_level import SingleLevel
 from bilevel.solvers.solve import solve
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
+from bilevel.solvers.substitution import Substitution
 from bilevel.solvers.worst_case import WorstCase
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "OuterApproximation",
     "Request",
     "SingleLevel",
+    "Substitution",
     "WorstCase",
     "solve",
 ]
