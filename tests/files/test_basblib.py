@@ -178,6 +178,7 @@ def test_odd_powers_hold_for_negative_numbers(tmp_path):
 
 BAD = {
     "order": (GOOD, 3, "'I' is no set"),
+    "empty set": (SORTED.replace("{1..3}", "{1..0}"), 5, "'1..0' is no set"),
     "no semicolon": (SORTED.replace("-1e0 ;", "-1e0"), 21, "semicolon"),
     "truncated": (SORTED[:400], 16, "semicolon"),
     "unknown name": (SORTED.replace("+ ys;", "+ z;"), 12, "'z' is declared nowhere"),

@@ -123,7 +123,7 @@ class Expressions:
         if text in self.sets:
             return self.sets[text]
         found = re.fullmatch(r"(\d+)\s*\.\.\s*(\d+)", text)
-        if found is None:
+        if found is None or int(found[1]) > int(found[2]):
             raise self.source.error(line, f"{text!r} is no set; write a range such as 1..4.")
         return range(int(found[1]), int(found[2]) + 1)
 
