@@ -19,9 +19,6 @@ from bilevel.structure import Stance, Structure
 OPTIMISTIC = frozenset({Stance.OPTIMISTIC})
 PESSIMISTIC = frozenset({Stance.PESSIMISTIC})
 
-# What no linear mixed-integer backend can take, whatever the encoding.
-_CURVED = Structure.LEADER_QUADRATIC | Structure.LEADER_NONCONVEX | Structure.LEADER_NONLINEAR_ROWS
-
 
 @dataclass(frozen=True)
 class SolverRow:
@@ -84,6 +81,7 @@ class BackendRow:
     tolerance: float = 1e-7
     has_callback: bool = False
     any_scale: bool = True
+    has_vendor: bool = True
     notes: str = ""
 
 
@@ -131,7 +129,7 @@ SOLVERS = (
         lambda: bl.SingleLevel(bl.KKT(bl.BigM()), backend="highs"),
         OPTIMISTIC,
         ("highs",),
-        refuses=_CURVED | Structure.CURVED_BY_LEADER,
+        refuses=Structure.LEADER_NONLINEAR_ROWS | Structure.CURVED_BY_LEADER,
         may_refuse="no bound on a multiplier or slack can be derived, or a product is left",
     ),
     SolverRow(
@@ -262,6 +260,7 @@ BACKENDS = (
         option={"candidates": 3},
         bad_option={"no_such_option": 1},
         has_callback=True,
+        has_vendor=False,
         notes="our own branch and bound over LP and QP relaxations",
     ),
     BackendRow(

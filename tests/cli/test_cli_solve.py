@@ -135,7 +135,7 @@ def test_a_backend_that_fails_has_exit_code_3(bilevel, monkeypatch):
         raise bl.BackendError("SCIP failed: out of memory")
 
     monkeypatch.setattr(type(backends.get("scip")), "solve", fail)
-    done = bilevel("solve", "T2")
+    done = bilevel("solve", "T2", "--method", "kkt-sos1")
     assert (done.code, done.err) == (3, "Error: SCIP failed: out of memory\n")
 
 

@@ -467,6 +467,8 @@ def test_a_program_is_not_changed(row):
 @EVERY
 def test_an_unknown_status_is_an_error(row, monkeypatch):
     """A vendor's new word must never be read as "unknown"."""
+    if not row.has_vendor:
+        pytest.skip("our own search asks its sessions, and has no vendor's words")
     backends.get(row.name)
     module = importlib.import_module(f"bilevel.backends.{row.name}")
     monkeypatch.setattr(module, "_STATUS", {})

@@ -224,7 +224,8 @@ def test_auto_says_which_row_has_no_bound_where_scip_is_missing(monkeypatch):
     x, y = cp.Variable(name="x"), cp.Variable(2, name="y")
     rows = [y[0] - 2 * y[1] <= x, 3 * y[0] + y[1] <= 4, -y[0] - y[1] <= 1, y >= -2, y <= 3]
     follower = bl.Follower(cp.Minimize(cp.sum(y)), rows, variables=[y], name="f")
-    problem = bl.Problem(cp.Minimize(y[0] + x), [x >= 0, x <= 1], followers=[follower])
+    # The product has no convex relaxation, so Branching does not take it.
+    problem = bl.Problem(cp.Minimize(y[0] * x), [x >= 0, x <= 1], followers=[follower])
     with pytest.raises(UnsupportedProblem, match="cancel each other") as error:
         bl.Auto().choose(problem)
     assert "pip install pyscipopt" in str(error.value)

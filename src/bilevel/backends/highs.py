@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from threading import Lock, RLock
 from typing import Any
 
 import highspy
@@ -106,7 +107,16 @@ class HiGHS(AbstractBackend):
 
 
 class _Quiet(highspy.Highs):
-    """Highs() writes its banner to stdout while it registers callbacks; stdout may carry JSON."""
+    """A HiGHS of its own: highspy shares two locks among all, and talks while it starts.
+
+    The locks are attributes of its class, so a second thread's solve would be refused. The banner
+    is written to stdout while callbacks are registered; stdout may carry JSON.
+    """
+
+    def __init__(self) -> None:
+        self._Highs__solver_stopped = RLock()
+        self._Highs__solver_started = Lock()
+        super().__init__()
 
     def enableCallbacks(self) -> None:  # noqa: N802
         self.setOptionValue("output_flag", False)

@@ -42,7 +42,7 @@ class Choice:
     >>> import bilevel as bl
     >>> choice = bl.Auto().choose(bl.instances.get("T16").problem)
     >>> print(type(choice.solver).__name__)
-    SingleLevel
+    Branching
     """
 
     solver: AbstractSolver

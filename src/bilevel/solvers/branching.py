@@ -17,7 +17,7 @@ from bilevel.reformulate.root_inequality import root_inequality
 from bilevel.reformulate.worst_answer import WorstAnswer
 from bilevel.solvers.single_level import SingleLevel, answered
 from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
-from bilevel.solvers.worst_case import WorstCase
+from bilevel.solvers.worst_case import WorstCase, answers_are_unique
 from bilevel.status import Status
 from bilevel.structure import Stance, Structure
 
@@ -78,16 +78,10 @@ class Branching(AbstractSolver):
     def accepts(self, form: StandardForm) -> tuple[str, ...]:
         """See the abstract method."""
         if form.stance is Stance.PESSIMISTIC:
-            return self._worst_case(form).accepts(form)
+            return self._worst_case_accepts(form)
         if reasons := KKT().accepts(form):
             return reasons
-        missing = backends.get(_BACKEND).missing(KKT().apply(form).program)
-        if missing:
-            return (
-                f"Branching solves linear and convex quadratic relaxations; this problem has "
-                f"{missing.sentence()}. Use SingleLevel(KKT(SOS1())) on SCIP.",
-            )
-        return ()
+        return _missing(KKT(), form)
 
     def run(self, form: StandardForm, request: Request) -> Outcome:
         """See the abstract method."""
@@ -101,6 +95,7 @@ class Branching(AbstractSolver):
         raw = self._search(form, reformed, request, recorder, first)
         if raw.v is not None and self._is_exact(reformed, raw):
             w, multipliers = reformed.invert(raw.v)
+            w = np.where(form.columns.integer, np.round(w), w)
             outcome = Outcome(Status.OPTIMAL, w, raw.bound, multipliers, note=reformed.note)
         else:
             outcome = single.judge(form, request, reformed, raw, first)
@@ -162,8 +157,26 @@ class Branching(AbstractSolver):
         violation = program.rows.violation(raw.v).max(initial=0.0)
         return bool(max(zero.max(initial=0.0), outside, violation) <= _EXACT)
 
+    def _worst_case_accepts(self, form: StandardForm) -> tuple[str, ...]:
+        solver, optimistic = self._worst_case(form), replace(form, stance=Stance.OPTIMISTIC)
+        if reasons := solver.accepts(form) or _missing(KKT(), optimistic):
+            return reasons
+        return () if answers_are_unique(form) else _missing(solver.exact.reformulation, form)
+
     def _worst_case(self, form: StandardForm) -> WorstCase:
         answer: AbstractReformulation = WorstAnswer()
         continuous = Structure.LINKING_CONTINUOUS in form.structure
         exact = answer if continuous and not answer.accepts(form) else InnerDual()
         return WorstCase(SingleLevel(KKT(), _BACKEND), SingleLevel(exact, _BACKEND))
+
+
+def _missing(reformulation: AbstractReformulation, form: StandardForm) -> tuple[str, ...]:
+    """Return what a program contains that has no linear or convex quadratic relaxation."""
+    missing = backends.get(_BACKEND).missing(reformulation.apply(form).program)
+    if not missing:
+        return ()
+    return (
+        f"Branching solves linear and convex quadratic relaxations; this problem has "
+        f"{missing.sentence()}. Use SCIP: SingleLevel(KKT(SOS1())), or WorstCase for the "
+        f"pessimistic problem.",
+    )

@@ -74,12 +74,12 @@ class WorstCase(AbstractSolver):
         hopeful = self.optimistic.accepts(replace(form, stance=Stance.OPTIMISTIC))
         if hopeful:
             return hopeful
-        return () if _answers_are_unique(form) else self.exact.accepts(form)
+        return () if answers_are_unique(form) else self.exact.accepts(form)
 
     def run(self, form: StandardForm, request: Request) -> Outcome:
         """See the abstract method."""
         began = time.perf_counter()
-        same = _answers_are_unique(form)
+        same = answers_are_unique(form)
         first = replace(request, bound_only=not same)
         hopeful = self.optimistic.run(replace(form, stance=Stance.OPTIMISTIC), first)
         if same:
@@ -180,7 +180,8 @@ def _better(form: StandardForm, first: Array | None, second: Array | None) -> Ar
     return min(points, key=form.objective.evaluate) if points else None
 
 
-def _answers_are_unique(form: StandardForm) -> bool:
+def answers_are_unique(form: StandardForm) -> bool:
+    """Return whether every follower has one best answer to every decision."""
     return not (form.linking_mask & form.follower_mask).any() and all(
         not len(f.objective.cubic) and _is_strictly_convex(f.objective.P[f.columns][:, f.columns])
         for f in form.followers

@@ -11,6 +11,7 @@ import numpy as np
 from bilevel.backends.backend import AbstractBackend
 from bilevel.backends.compact import Compact
 from bilevel.backends.session import AbstractSession, NodeAnswer
+from bilevel.backends.tree.disjunctions import Disjunctions
 from bilevel.backends.tree.node import Settings
 from bilevel.backends.tree.search import Search
 from bilevel.errors import BackendError
@@ -24,6 +25,7 @@ __all__ = ["Tree"]
 _SMALL = 150
 # Beyond this dense matrices are too large.
 _DENSE = 1500
+_CLOSE, _ROUNDING = 1e-9, 1e-12
 
 
 class Tree(AbstractBackend):
@@ -40,7 +42,13 @@ class Tree(AbstractBackend):
             names = [field.name for field in fields(Settings)]
             raise BackendError(f"The tree's options are {names}: {error}") from error
         compact = Compact(program)
-        return Search(program, compact, _session(compact), limits, settings).run(start)
+        raw = Search(program, compact, _session(compact), limits, settings).run(start)
+        if raw.v is None or compact.P.nnz:
+            return raw
+        v = _vertex(program, compact, raw.v)
+        value = program.objective.evaluate(v)
+        is_same = abs(raw.bound - value) <= _ROUNDING * max(1.0, abs(value))
+        return replace(raw, v=v, bound=value if is_same else raw.bound)
 
 
 class _Careful(AbstractSession):
@@ -73,6 +81,21 @@ class _Careful(AbstractSession):
         if vendor not in self._others:
             self._others[vendor] = _open(vendor, self._compact)
         return self._others[vendor]
+
+
+def _vertex(program: Program, compact: Compact, v: Array) -> Array:
+    """Return the same point as HiGHS's simplex gives it, free of what DAQP's rounding leaves."""
+    entries, low, high = compact.collapse(v), compact.low.copy(), compact.high.copy()
+    for entry, least, most in Disjunctions(program, compact).pattern(entries, low, high):
+        low[entry], high[entry] = max(low[entry], least), min(high[entry], most)
+    if np.any(low > high):
+        return v
+    again = _open("highs", compact).solve(low, high)
+    if again.entries is None:
+        return v
+    clean = compact.expand(again.entries)
+    loss = program.objective.evaluate(clean) - program.objective.evaluate(v)
+    return clean if loss <= _CLOSE * max(1.0, abs(program.objective.evaluate(v))) else v
 
 
 def _session(compact: Compact) -> AbstractSession:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from bilevel.backends.session import NodeAnswer
 from bilevel.backends.tree.disjunctions import Change
@@ -25,6 +25,11 @@ class Settings:
     candidates: int = 8
     reliable: int = 2
     effort: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in (one.name for one in fields(self)):
+            if not isinstance(getattr(self, name), int | float):
+                raise TypeError(f"{name} must be a number")
 
 
 @dataclass(order=True)
