@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 import scipy.sparse as sp
 
@@ -76,6 +78,13 @@ class Compact:
             first, last = last, first
         low[e] = max(low[e], first)
         high[e] = min(high[e], last)
+
+    def without_cost(self) -> Compact:
+        """Return the same rows and bounds with the objective zero."""
+        other = copy(self)
+        other.P = sp.csr_array((self.count, self.count))
+        other.c, other.constant = np.zeros(self.count), 0.0
+        return other
 
     def collapse(self, v: Array) -> Array:
         """Return the entries at a point of the program."""

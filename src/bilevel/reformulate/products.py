@@ -57,7 +57,7 @@ class Linearizer:
         rows = self._in_bits(rows)
         terms = rows.products
         binary = np.array([[self._builder.is_binary(int(c)) for c in f] for f in terms.factors])
-        has = binary.any(axis=1)
+        has = binary.reshape(-1, 2).any(axis=1)
         if not has.any():
             return rows
         column = np.array([self._column(f) for f in terms.factors[has]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -42,7 +43,9 @@ class Tree(AbstractBackend):
             names = [field.name for field in fields(Settings)]
             raise BackendError(f"The tree's options are {names}: {error}") from error
         compact = Compact(program)
-        raw = Search(program, compact, _session(compact), limits, settings).run(start)
+        session = _session(compact)
+        points = partial(_open, "points", compact)
+        raw = Search(program, compact, session, points, limits, settings).run(start)
         if raw.v is None or compact.P.nnz:
             return raw
         v = _vertex(program, compact, raw.v)
@@ -107,5 +110,7 @@ def _session(compact: Compact) -> AbstractSession:
 
 
 def _open(vendor: str, compact: Compact) -> AbstractSession:
+    if vendor == "points":
+        vendor, compact = "highs", compact.without_cost()
     module = import_module(f"bilevel.backends.{vendor}_session")
     return module.SESSION(compact)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import heapq
 import time
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -29,6 +31,8 @@ class Search:
         With linear rows.
     compact, session
         The program without slack columns, and where its relaxation is solved.
+    points
+        Opens a session that only asks for feasible points.
     limits
         Time, gap, callback.
     settings
@@ -40,10 +44,12 @@ class Search:
         program: Program,
         compact: Compact,
         session: AbstractSession,
+        points: Callable[[], AbstractSession],
         limits: Limits,
         settings: Settings,
     ) -> None:
-        self._program, self._compact, self._session = program, compact, session
+        self._program, self._compact = program, compact
+        self._session, self._points = session, points
         self._limits, self._settings = limits, settings
         self._choices = Disjunctions(program, compact)
         self._costs = Pseudocosts(len(self._choices))
@@ -65,7 +71,7 @@ class Search:
         try:
             if start is not None:
                 self._offer(start)
-            self._push(self._node((), None, -np.inf))
+            self._heap = [n for n in (self._node((), None, -np.inf),) if n is not None]
             while self._heap and ended is Termination.OPTIMAL:
                 node = heapq.heappop(self._heap)
                 if node.bound >= self._cutoff():
@@ -92,11 +98,11 @@ class Search:
             self._active = np.inf
             if self._must_stop():
                 for child in children:
-                    self._push(child)
+                    heapq.heappush(self._heap, child)
                 return
             children.sort()
             for child in children[1:]:
-                self._push(child)
+                heapq.heappush(self._heap, child)
             node = children[0] if children else None
             self._report()
 
@@ -110,14 +116,31 @@ class Search:
         found, distance = self._choices.violated(entries, low, high)
         if len(found) == 0:
             if entries is None:
-                self._is_unbounded = True
-                return []
-            found, distance = self._leaf(node, low, high)
+                node, found, distance = self._unbounded(node, low, high)
+            else:
+                found, distance = self._leaf(node, low, high)
             if len(found) == 0:
                 return []
         elif entries is not None:
             self._improve(entries)
         return self._choose(node, low, high, self._costs.order(found, distance))
+
+    def _unbounded(self, node: Node, low: Array, high: Array) -> tuple[Node, Array, Array]:
+        """Look for a point of an unbounded node, all pairs decided; return integers to branch on.
+
+        A ray proves nothing while no whole point is known from which it starts.
+        """
+        nothing = np.empty(0, int), np.empty(0)
+        point = self._points().solve(low, high)
+        if point.entries is None:
+            if point.termination is not Termination.INFEASIBLE:
+                self._is_lost = True
+                self._close(-np.inf)
+            return node, *nothing
+        found, distance = self._choices.violated(point.entries, low, high)
+        self._is_unbounded = len(found) == 0
+        answer = replace(node.answer, entries=point.entries)
+        return replace(node, answer=answer), found, distance
 
     def _choose(self, node: Node, low: Array, high: Array, order: Array) -> list[Node]:
         """Try promising disjunctions and return the children of the best."""
@@ -227,10 +250,6 @@ class Search:
             if most < high[entry]:
                 high[entry] = most
         return low, high
-
-    def _push(self, node: Node | None) -> None:
-        if node is not None:
-            heapq.heappush(self._heap, node)
 
     def _close(self, bound: float) -> None:
         self._closed = min(self._closed, bound)
