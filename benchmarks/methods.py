@@ -13,6 +13,7 @@ EXACT: dict[str, Any] = {
     AUTO: bl.Auto(),
     "Branching": bl.Branching(),
     SOS1: bl.SingleLevel(bl.KKT(bl.SOS1())),
+    "Substitution": bl.Substitution(),
 }
 #: Methods that never do.
 LOCAL: dict[str, Any] = {"Continuation": bl.Continuation()}

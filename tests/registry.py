@@ -203,8 +203,8 @@ SOLVERS = (
             | Structure.CURVED_BY_LEADER
         ),
         may_refuse=(
-            "more than two leader columns enter the followers, a product is left in a row, or the "
-            "worst of several answers is not piecewise affine"
+            "more than two leader columns enter the followers, a product is left in a row, a "
+            "pessimistic leader uses prices, or the worst answers are not piecewise affine"
         ),
     ),
     SolverRow(

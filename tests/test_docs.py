@@ -19,7 +19,9 @@ MODULES = sorted(
 # The optional package without which a page's or a module's examples cannot run.
 NEEDS = {
     "bilevel.applications.strain_design": "cobra",
-    "bilevel.plots": "matplotlib",
+    "bilevel.plots.figures": "matplotlib",
+    "bilevel.plots.reactions": "matplotlib",
+    "docs/reaction.md": "matplotlib",
     "docs/strain-design.md": "cobra",
 }
 

@@ -1,9 +1,7 @@
-"""Draw the figures of docs/applications.md: ``python docs/figures/applications.py``.
+"""The figures of docs/applications.md, drawn by ``make.py``.
 
 Curves come from what the followers are known to answer, dots from ``bl.solve``.
 """
-
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,7 +13,6 @@ from bilevel.applications.pricing import pricing
 from bilevel.applications.tax import emission_tax
 from bilevel.applications.toll_pricing import toll_pricing
 
-HERE = Path(__file__).parent
 BLUE, RED, GREY = "#0072B2", "#D55E00", "#9a9a9a"
 
 
@@ -29,28 +26,28 @@ def panel(xlabel, ylabel):
     return figure, axes
 
 
-def curve(name, axis, values, best, xlabel, ylabel):
-    """Save a curve with the solution on it."""
+def curve(axis, values, best, xlabel, ylabel):
+    """Return a curve with the solution on it."""
     figure, axes = panel(xlabel, ylabel)
     axes.plot(axis, values, color=BLUE, linewidth=1.6)
     axes.plot(*best, "o", color=RED, label="bl.solve")
     axes.legend(frameon=False)
-    figure.savefig(HERE / name, metadata={"Software": None})
+    return figure
 
 
 def toll():
-    """Draw the revenue of one toll."""
+    """Return the revenue of one toll."""
     arcs = [("a", "b", 2), ("a", "m", 7), ("m", "b", 0), ("c", "a", 1), ("c", "b", 6)]
     game = toll_pricing(arcs, [("a", "b")], [("a", "b", 10), ("c", "b", 5)])
     solution = bl.solve(game.problem)
     axis = np.linspace(0, 6, 1201)
     values = axis * (10 * (axis <= 5) + 5 * (axis <= 3))
     best = game.tolls(solution)["a", "b"], solution.leader_value
-    curve("applications-toll.png", axis, values, best, "Toll", "Revenue")
+    return curve(axis, values, best, "Toll", "Revenue")
 
 
 def market():
-    """Draw the profit of one offer; every clearing is solved."""
+    """Return the profit of one offer; every clearing is solved."""
     units = [("own", "c", 25, 60), ("hydro", "b", 20, 100), ("gas", "c", 45, 30)]
     lines = [("a", "b", 10, 60), ("b", "c", 10, 30), ("a", "c", 10, 25)]
     bid = market_bid(units, ["own"], {"a": 10, "c": 100}, lines, price_cap=100)
@@ -65,11 +62,11 @@ def market():
     solution = bl.solve(bid.problem)
     best = bid.offers(solution)["own"], solution.leader_value
     labels = "Offer of the own unit (per MWh)", "Profit"
-    curve("applications-market.png", axis, values, best, *labels)
+    return curve(axis, values, best, *labels)
 
 
 def prices():
-    """Draw the profit of one price."""
+    """Return the profit of one price."""
     worth, slope = np.array([6.0, 9.0, 20.0]), np.array([0.5, 1.0, 2.0])
     shop = pricing(worth[:, None], slope[:, None, None], [1.0])
     solution = bl.solve(shop.problem)
@@ -77,11 +74,11 @@ def prices():
     units = np.maximum(worth - axis[:, None], 0) / slope
     best = shop.prices(solution)[0], solution.leader_value
     values = (axis - 1) * units.sum(axis=1)
-    curve("applications-pricing.png", axis, values, best, "Price", "Profit")
+    return curve(axis, values, best, "Price", "Profit")
 
 
 def control():
-    """Draw a closed loop."""
+    """Return a closed loop."""
     free = float("inf")
     mpc = lexicographic_mpc(
         [[1, 1], [0, 1]], [[0.5], [1]], 5, input_limit=1, state_limit=[1, free], Q=0.1 * np.eye(2)
@@ -95,11 +92,11 @@ def control():
     axes.axhspan(-1, 1, color=GREY, alpha=0.2, lw=0, label="allowed")
     axes.plot(path, "o-", color=BLUE, label="closed loop")
     axes.legend(frameon=False)
-    figure.savefig(HERE / "applications-mpc.png", metadata={"Software": None})
+    return figure
 
 
 def tax():
-    """Draw the revenue of a tax."""
+    """Return the revenue of a tax."""
     rng = np.random.default_rng(0)
     margin, slope, emits = rng.uniform([[5], [0.5], [0.5]], [[20], [2.0], [2.0]], (3, 30))
     game = emission_tax(margin, slope, emits)
@@ -107,9 +104,13 @@ def tax():
     axis = np.linspace(0, game.largest_tax, 600)
     units = np.maximum(margin - axis[:, None] * emits, 0) / slope
     best = float(solution[game.tax]), solution.leader_value
-    curve("applications-tax.png", axis, axis * (units @ emits), best, "Tax", "Revenue")
+    return curve(axis, axis * (units @ emits), best, "Tax", "Revenue")
 
 
-if __name__ == "__main__":
-    for draw in (toll, market, prices, control, tax):
-        draw()
+FIGURES = {
+    "applications-toll": toll,
+    "applications-market": market,
+    "applications-pricing": prices,
+    "applications-mpc": control,
+    "applications-tax": tax,
+}

@@ -7,23 +7,25 @@ import sys
 import warnings
 from pathlib import Path
 
+import applications
 import cvxpy as cp
 import numpy as np
+import reaction
 from matplotlib.figure import Figure
 from scipy.optimize import linprog
 
 import bilevel as bl
-from bilevel import plots
+from bilevel.plots.style import COLOURS, DOTTED, GREY, clean, figure_of
 
-BLUE, RED, GREEN = plots._COLOURS[:3]
+BLUE, RED, GREEN = COLOURS[:3]
 
 
 def panels(count: int) -> tuple[Figure, list]:
     """Return a figure with panels side by side."""
-    figure = plots._figure(figsize=(4.2 * count, 3.6))
+    figure = figure_of(figsize=(4.2 * count, 3.6))
     axes = list(figure.subplots(1, count, squeeze=False)[0])
     for each in axes:
-        plots._clean(each)
+        clean(each)
     return figure, axes
 
 
@@ -44,7 +46,7 @@ def emergent() -> Figure:
     figure, (left, right) = panels(2)
     xs = np.linspace(-0.4, 2.8, 65)
     left.plot(xs, values(bl.instances.get("T2").problem, xs), color=BLUE, linewidth=1.8)
-    left.plot([0, 2], [5, 4], color=plots._GREY, linewidth=1.2, linestyle=(0, (4, 2)))
+    left.plot([0, 2], [5, 4], color=GREY, linewidth=1.2, linestyle=(0, (4, 2)))
     left.annotate(
         "a chord below\nthe graph",
         (0.25, 4.9),
@@ -254,7 +256,7 @@ def lifting() -> Figure:
     left.loglog(
         weights,
         1 / (1 + 2 * weights),
-        color=plots._GREY,
+        color=GREY,
         linestyle=(0, (4, 2)),
         label="1 / (1 + 2 weight)",
     )
@@ -266,7 +268,7 @@ def lifting() -> Figure:
     found = [lifted(w, "l1", 0.0).leader_value for w in weights]
     right.plot(weights, found, "o-", color=BLUE, markersize=4, label="absolute price")
     right.axhline(0, color=RED, linewidth=1.6, label="dropped")
-    right.axhline(-1, color="black", linewidth=0.9, linestyle=plots._DOTTED, label="original")
+    right.axhline(-1, color="black", linewidth=0.9, linestyle=DOTTED, label="original")
     right.set_xlabel("weight")
     right.set_ylabel("leader's best value")
     right.set_title("An absolute price does, from the multiplier on", loc="left", fontsize=10)
@@ -281,6 +283,8 @@ FIGURES = {
     "multipliers": multipliers,
     "big-m": big_m,
     "lifting": lifting,
+    **applications.FIGURES,
+    **reaction.FIGURES,
 }
 
 

@@ -235,6 +235,27 @@ class TestBadInput:
         with pytest.raises(UnsupportedProblem, match="x is integer"):
             bl.reaction(problem)
 
+    def test_integer_follower(self):
+        x, y = cp.Variable(name="x"), cp.Variable(name="y", integer=True)
+        follower = bl.Follower(cp.Minimize(y), [y >= x, y <= 5], variables=[y], name="maker")
+        problem = bl.Problem(cp.Minimize(x), [x >= 0, x <= 1], followers=[follower])
+        with pytest.raises(UnsupportedProblem, match="'maker' decides the integer variable y"):
+            bl.reaction(problem)
+        with pytest.raises(UnsupportedProblem, match="'maker' decides the integer variable y"):
+            bl.solve(problem, bl.Substitution())
+
+    def test_conic_follower(self):
+        x, y = cp.Variable(name="x"), cp.Variable(2, name="y")
+        rows = [cp.norm(y) <= 1]
+        follower = bl.Follower(cp.Minimize(y[0] + x * y[1]), rows, variables=[y], name="maker")
+        problem = bl.Problem(cp.Minimize(x), [x >= 0, x <= 1], followers=[follower])
+        with pytest.raises(UnsupportedProblem, match=r"'maker' has cones.*use Continuation\(\)"):
+            bl.reaction(problem)
+        with pytest.raises(UnsupportedProblem, match="'maker' has cones"):
+            bl.solve(problem, bl.Substitution())
+        with pytest.raises(UnsupportedProblem, match="optimistic problems only"):
+            bl.solve(problem.replace(stance="pessimistic"), bl.Substitution())
+
     def test_products_in_a_row(self):
         x, y = cp.Variable(name="x"), cp.Variable(name="y")
         follower = bl.Follower(cp.Minimize(y), [x * y >= 1, y >= 0], variables=[y], name="maker")

@@ -26,6 +26,7 @@ from bilevel.solvers import (
     Continuation,
     OuterApproximation,
     SingleLevel,
+    Substitution,
     WorstCase,
 )
 
@@ -77,7 +78,7 @@ class Method:
                 f"Method {self.name!r} chooses the backend itself; name a method with --backend, "
                 f"such as --method kkt-bigm --backend {backend}."
             )
-        return Auto()
+        return Substitution() if self.name == "substitution" else Auto()
 
 
 _CONVEX = "optimistic, convex followers"
@@ -102,6 +103,7 @@ METHODS = (
     Method("strong-duality-product", _BINARY, _SCIP, _EXACT, StrongDuality, Product),
     Method("outer-approximation", _INTEGER, "SCIP; HiGHS: derived bounds", _EXACT),
     Method("continuation", f"{_CONVEX}, also conic", "CasADi", "STATIONARY (local)"),
+    Method("substitution", "1 or 2 linking columns", "nothing", "OPTIMAL or NOT_ATTAINED"),
     Method("worst-case", "pessimistic, followers linear", _SCIP, "OPTIMAL or NOT_ATTAINED"),
 )
 _BY_NAME = {method.name: method for method in METHODS}

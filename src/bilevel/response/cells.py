@@ -149,6 +149,10 @@ class Explorer:
 
     def _interval_within(self, line: Line, low: float, high: float) -> tuple[float, float] | None:
         """Return which part of a line the cell around some point of a gap covers."""
+        for cell in self.found.values():  # an edge of two polygons is met twice
+            first, last = line.reach(cell.corners, _CLOSE) if cell.dimension == 1 else (1.0, 0.0)
+            if last - first > THIN and first <= 0.5 * (low + high) <= last:
+                return first, last
         for attempt in range(_TRIES):
             share = 0.5 if not attempt else float(self._rng.uniform(0.05, 0.95))
             s = line.between_ends(low, high, share)

@@ -24,7 +24,17 @@ def answer_columns(form: StandardForm) -> Array:
 def reasons_against(form: StandardForm) -> list[str]:
     """Return why there is no reaction map of a problem's followers; empty if there is one."""
     other = "WorstCase()" if form.stance is Stance.PESSIMISTIC else "SingleLevel(KKT())"
-    use, columns, reasons = f"use {other} instead.", form.columns, []
+    use, columns = f"use {other} instead.", form.columns
+    reasons = list(form.integer_followers)
+    instead = "use Continuation() instead"
+    if form.stance is Stance.PESSIMISTIC:
+        instead = "Continuation() takes it in optimistic problems only"
+    reasons += [
+        f"Follower {follower.name!r} has cones (norms, logarithms, exponentials or matrix "
+        f"inequalities), so its answer is not piecewise affine; {instead}."
+        for follower in form.followers
+        if follower.cones
+    ]
     if Structure.NASH in form.structure:
         reasons.append(
             f"Followers see each other's variables: their answer is an equilibrium, of which there "

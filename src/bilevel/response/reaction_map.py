@@ -10,9 +10,11 @@ import numpy as np
 
 from bilevel.errors import ProblemError
 from bilevel.problem.functions import Array
-from bilevel.problem.standard import StandardForm
-from bilevel.response.parameters import answer_columns
+from bilevel.problem.standard import LEADER, StandardForm
+from bilevel.response.parameters import answer_columns, parameter_columns
 from bilevel.response.parametric import Parametric, Partition
+from bilevel.response.response import optimistic_completion, worst_completion
+from bilevel.structure import Stance
 
 # The share of the domain that rounding may leave uncovered.
 _COMPLETE = 1e-6
@@ -184,6 +186,37 @@ class ReactionMap:
         ends = [face.extent(np.eye(face.n)[len(theta) + i]) for i in np.flatnonzero(self._own)]
         low, high = np.array([(np.nan, np.nan) if end is None else end for end in ends]).T
         return low, high
+
+    def leader_value(self, theta: Any, stance: str | Stance = Stance.OPTIMISTIC) -> float:
+        """Return the leader's objective with the answer substituted, its reduced objective.
+
+        Parameters
+        ----------
+        theta
+            Parameters, shape ``(d,)``; the leader's other variables are chosen best for them.
+        stance
+            Whether the followers take the best or the worst of several answers.
+
+        Returns
+        -------
+        float
+            In the leader's own sense; NaN where a leader's constraint fails, or the value is not
+            known.
+        """
+        theta, parts = self._locate(theta)
+        form, columns = self.form, parameter_columns(self.form)
+        w = np.zeros(form.n)
+        w[columns] = theta
+        part = min(parts, key=lambda region: region.dimension)
+        if part.is_unique and (form.columns.owner == LEADER).sum() == len(columns):
+            w[answer_columns(form)[self._own]] = self(theta)
+            holds = form.rows.violation(w).max(initial=0.0) <= _NEAR
+            holds = holds and all(cone.violation(w) <= _NEAR for cone in form.cones)
+            return form.objective.sign * form.objective.evaluate(w) if holds else np.nan
+        found = optimistic_completion(form, w)
+        if found is not None and Stance(stance) is Stance.PESSIMISTIC and not part.is_unique:
+            found = worst_completion(form, found)
+        return np.nan if found is None else form.objective.sign * form.objective.evaluate(found)
 
     @property
     def _own(self) -> Array:

@@ -18,6 +18,7 @@ from bilevel.response.parameters import answer_columns, parameter_columns, reaso
 from bilevel.response.polyhedra import Polyhedron
 from bilevel.response.quadratic import Minimum, minimise
 from bilevel.response.reaction_map import ReactionMap, Region
+from bilevel.structure import Stance
 
 _NEAR = 1e-6
 
@@ -94,6 +95,12 @@ def reasons_against_pieces(form: StandardForm) -> list[str]:
     reasons, columns = reasons_against(form), form.columns
     other = "Use SingleLevel(KKT())."
     theta = parameter_columns(form)
+    if form.prices and form.stance is Stance.PESSIMISTIC:
+        reasons.append(
+            "Multipliers stand in the leader's problem, and a pessimistic stance is about answers: "
+            "it does not say which of several multipliers counts. Use WorstCase() where followers "
+            "are strictly convex."
+        )
     for j in np.flatnonzero(columns.integer & (columns.owner == LEADER)):
         if j not in theta:
             reasons.append(f"The leader's column {columns.names[j]} is integer. {other}")
@@ -177,7 +184,7 @@ def worst_pieces(found: ReactionMap, stop: Callable[[], bool]) -> Iterator[Piece
     for part in (*found.regions, *found.boundary):
         pairs = found.program.pairs(part.partition)
         if part.is_unique:
-            yield Piece(part, pairs, join(form, pairs, rows, _ties(found, part)))
+            yield Piece(part, pairs, join(form, pairs, rows))
             continue
         worst = found.program.among(part.partition, against)
         here = Domain.around(part.corners, part.dimension).restrict(worst.answerable())
@@ -198,8 +205,8 @@ def _check_worst(form: StandardForm) -> None:
     against = Objective(-form.objective.P, -form.objective.c)
     rest = (form.columns.owner == LEADER) & ~np.isin(np.arange(form.n), parameter_columns(form))
     reasons = []
-    if form.prices or form.values:
-        reasons.append("multipliers or values of followers stand in the leader's problem")
+    if form.values:
+        reasons.append("the followers' values stand in the leader's problem")
     if form.coupled_rows.any():
         names = [form.rows.names[r] for r in np.flatnonzero(form.coupled_rows)]
         reasons.append(f"the leader's constraint {names[0]} contains answers")

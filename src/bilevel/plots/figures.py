@@ -7,18 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bilevel.errors import BackendNotFound, ProblemError
+from bilevel.errors import ProblemError
+from bilevel.plots.style import COLOURS, DOTTED, GREY, clean, figure_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from bilevel.applications.production import Envelope
     from bilevel.solution import Solution
-
-# Okabe and Ito's colours, told apart by colour-blind readers; black and yellow left out.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-_GREY = "#9a9a9a"
-_DOTTED = (0, (1, 2))
 
 
 def formats() -> tuple[str, ...]:
@@ -35,7 +31,7 @@ def formats() -> tuple[str, ...]:
     >>> "png" in plots.formats(), "xlsx" in plots.formats()
     (True, False)
     """
-    return tuple(sorted(_figure().canvas.get_supported_filetypes()))
+    return tuple(sorted(figure_of().canvas.get_supported_filetypes()))
 
 
 def convergence(solution: Solution, *, label: str = "Leader's value") -> Figure:
@@ -80,16 +76,16 @@ def convergence(solution: Solution, *, label: str = "Leader's value") -> Figure:
             f"Nothing can be drawn: the solution ({solution.status.name}) has neither a value nor "
             f"a bound."
         )
-    figure = _figure(figsize=(6.4, 3.8))
+    figure = figure_of(figsize=(6.4, 3.8))
     axes = figure.add_subplot()
-    _clean(axes)
+    clean(axes)
     style = {"drawstyle": "steps-post", "linewidth": 1.8}
-    axes.plot(seconds, incumbents, color=_COLOURS[0], label="best point so far", **style)
+    axes.plot(seconds, incumbents, color=COLOURS[0], label="best point so far", **style)
     if not np.isnan(bounds).all():
         dashed = style | {"linestyle": (0, (4, 1.5))}  # so that both are seen where they meet
-        axes.plot(seconds, bounds, color=_COLOURS[1], label="proved bound", **dashed)
-    axes.fill_between(seconds, incumbents, bounds, step="post", color=_GREY, alpha=0.18, lw=0)
-    axes.plot(seconds[-1:], incumbents[-1:], "o", color=_COLOURS[0], markersize=5, clip_on=False)
+        axes.plot(seconds, bounds, color=COLOURS[1], label="proved bound", **dashed)
+    axes.fill_between(seconds, incumbents, bounds, step="post", color=GREY, alpha=0.18, lw=0)
+    axes.plot(seconds[-1:], incumbents[-1:], "o", color=COLOURS[0], markersize=5, clip_on=False)
     axes.set_xlim(0.0, float(seconds[-1]) or 1.0)
     axes.set_xlabel("Time (s)")
     axes.set_ylabel(label)
@@ -149,17 +145,17 @@ def envelopes(
     """
     shown = dict(panels) if panels is not None else {"": tuple(strains)}
     _check_panels(strains, shown)
-    figure = _figure(figsize=(1.8 + 3.4 * len(shown), 4.4))
+    figure = figure_of(figsize=(1.8 + 3.4 * len(shown), 4.4))
     grid = figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)[0]
-    colour = dict(zip(strains, _repeat(_COLOURS, len(strains)), strict=True))
+    colour = dict(zip(strains, _repeat(COLOURS, len(strains)), strict=True))
     for axes, (title, names) in zip(grid, shown.items(), strict=True):
-        _clean(axes)
+        clean(axes)
         if wild_type is not None:
-            _region(axes, wild_type, _GREY, "wild type", alpha=0.15)
+            _region(axes, wild_type, GREY, "wild type", alpha=0.15)
         for name in names:
             _region(axes, strains[name], colour[name], name, alpha=0.2)
         if growth_floor is not None:
-            axes.axvline(growth_floor, color="black", linewidth=0.9, linestyle=_DOTTED)
+            axes.axvline(growth_floor, color="black", linewidth=0.9, linestyle=DOTTED)
         axes.set_title(title, loc="left", fontsize=11)
         axes.set_xlabel("Growth (1/h)")
     grid[0].locator_params(axis="x", nbins=5)
@@ -169,18 +165,6 @@ def envelopes(
     entries = _legend(grid, growth_floor)
     figure.legend(*entries, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
-
-
-def _figure(**arguments: Any) -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BackendNotFound(
-            "Figures are drawn by the package matplotlib, which is not installed: "
-            'pip install "bilevel[plots]".'
-        ) from error
-    # Without pyplot: no window, no display and no global state is needed.
-    return Figure(layout="constrained", dpi=150, **arguments)
 
 
 def _history(solution: Solution) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -202,12 +186,6 @@ def _keep_readable(axes: Any) -> None:
         middle = 0.5 * (low + high)
         axes.set_ylim(middle - least, middle + least)
     axes.ticklabel_format(axis="y", useOffset=False)
-
-
-def _clean(axes: Any) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(visible=True, axis="y", color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
 
 
 def _region(axes: Any, envelope: Envelope, colour: str, name: str, alpha: float) -> None:
@@ -236,7 +214,7 @@ def _legend(grid: Iterable[Any], growth_floor: float | None) -> tuple[list[Any],
         (Line2D([], [], markerfacecolor="white", **mark), "least at maximal growth"),
     ]
     if growth_floor is not None:
-        dotted = Line2D([], [], color="black", linewidth=0.9, linestyle=_DOTTED)
+        dotted = Line2D([], [], color="black", linewidth=0.9, linestyle=DOTTED)
         marks.append((dotted, f"growth floor, {growth_floor:g} /h"))
     # Columns are filled one after the other and are equally long.
     length = max(len(strains), len(marks))
