@@ -148,6 +148,7 @@ CASE = Case(
     instances=_instances,
     methods=(
         ours("auto", bl.Auto()),
+        ours("Branching", bl.Branching()),
         ours("KKT SOS1 scip", _kkt(bl.SOS1()), _OPTIMISTIC),
         ours("KKT Indicator scip", _kkt(bl.Indicator()), _OPTIMISTIC),
         ours("KKT BigM scip", _kkt(bl.BigM()), _OPTIMISTIC),
