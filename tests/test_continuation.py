@@ -9,6 +9,7 @@ import signal
 import cvxpy as cp
 import numpy as np
 import pytest
+from benchmarks.cases.continuation import quadratic as random_quadratic
 
 import bilevel as bl
 from bilevel import BackendNotFound, ProblemError, Status, UnsupportedProblem
@@ -18,17 +19,7 @@ pytestmark = pytest.mark.backend("ipopt")
 
 
 def quadratic(seed, nx=6, ny=4):
-    """Return a random bilevel QP whose levels pull in different directions."""
-    rng = np.random.default_rng(seed)
-    x, y = cp.Variable(nx, name="x"), cp.Variable(ny, name="y")
-    root = rng.normal(size=(ny, ny))
-    P, R = root @ root.T / ny + 0.1 * np.eye(ny), rng.normal(size=(ny, nx))
-    A, B, b = 0.5 * rng.normal(size=(ny, nx)), rng.normal(size=(ny, ny)), rng.uniform(0.2, 1, ny)
-    own = cp.Minimize(0.5 * cp.quad_form(y, cp.psd_wrap(P)) + (R @ x) @ y)
-    follower = bl.Follower(own, [A @ x + B @ y <= b], variables=[y])
-    targets = rng.normal(size=nx), 2 * rng.normal(size=ny)
-    cost = 0.1 * cp.sum_squares(x - targets[0]) + cp.sum_squares(y - targets[1])
-    return bl.Problem(cp.Minimize(cost), [x >= -2, x <= 2], [follower])
+    return random_quadratic(seed, nx, ny)
 
 
 @pytest.mark.backend("scip")

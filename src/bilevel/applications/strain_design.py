@@ -141,10 +141,10 @@ def strain_design(
 
     The network is reduced without a change of any design's growth or production
     (``reduce_network``): for the core model from 69 binaries, 95 fluxes and 262 follower rows to
-    37, 57 and 112 in 0.25 s; for iJO1366, with 2583 reactions, in 80 s. Essential candidates,
-    without which the floor cannot be reached, and candidates without flux are not offered. A flux
-    that may be removed is limited by what it attains in the network without knockouts, and 0.1 %
-    more, so that this limit is never active in a strain that keeps the reaction.
+    37, 57 and 112. Essential candidates, without which the floor cannot be reached, and candidates
+    without flux are not offered. A flux that may be removed is limited by what it attains in the
+    network without knockouts, and 0.1 % more, so that this limit is never active in a strain that
+    keeps the reaction.
 
     A design that cannot reach the floor is not available, in each coupling: for ``"strong"`` the
     cell has no answer to it, for the others it violates the leader's constraint.

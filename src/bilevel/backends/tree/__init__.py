@@ -21,8 +21,8 @@ from bilevel.program import Feature, Limits, Program, RawAnswer, Termination
 
 __all__ = ["Tree"]
 
-# Up to this many columns and rows a dense active set is faster than a sparse simplex with all that
-# surrounds it (benchmarks/cases/lplp.py).
+# Up to this many columns and rows a dense active set is used: a sparse simplex has more to set up
+# for every solve.
 _SMALL = 150
 # Beyond this dense matrices are too large.
 _DENSE = 1500
