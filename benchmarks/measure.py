@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,7 @@ def measure_form(form: StandardForm, answer: Answer, limit: float) -> Measuremen
     Compiling stands before and the certificate behind the measured time. Without a known value an
     accepted ``OPTIMAL`` counts as solved; ``contradictions`` compares what the methods said.
     """
+    form = replace(form)  # nothing is left of what another method or round has made of it
     began = time.perf_counter()
     try:
         found = answer(form, limit)

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel.problem.functions import Array
+from bilevel.problem.sparse import entries, from_entries
 from bilevel.program import Program
 
 
@@ -37,14 +38,21 @@ class Compact:
     def __init__(self, program: Program) -> None:
         row, slack, size = _slacks(program)
         n, A = program.n, program.rows.A
-        columns = np.setdiff1d(np.arange(n), slack)
-        rest = sp.csr_array(A[:, columns])
-        counts = np.diff(rest.indptr)[row]
-        single = counts == 1
+        remains = np.ones(n, bool)
+        remains[slack] = False
+        columns, position = np.flatnonzero(remains), np.cumsum(remains) - 1
+        at, column, value = entries(A)
+        inside = remains[column]
+        at, column, value = at[inside], position[column[inside]], value[inside]
+        counts = np.bincount(at, minlength=A.shape[0])
+        single = counts[row] == 1
         keep = np.ones(A.shape[0], bool)
         keep[row[single]] = False
-        self.A = sp.csr_array(rest[keep])
-        self.P = sp.csr_array(program.objective.P[columns][:, columns])
+        kept, place = keep[at], np.cumsum(keep) - 1
+        shape = (int(keep.sum()), len(columns))
+        self.A = from_entries(place[at[kept]], column[kept], value[kept], shape)
+        i, j, curvature = entries(program.objective.P)  # slacks have none
+        self.P = from_entries(position[i], position[j], curvature, (len(columns), len(columns)))
         self.c, self.constant = program.objective.c[columns], program.objective.constant
         self.count, self._columns = len(columns), columns
         b, equality = program.rows.b, program.rows.equality
@@ -53,11 +61,10 @@ class Compact:
         self.factor: Array = np.ones(n)
         self.offset: Array = np.zeros(n)
         self.entry[columns] = np.arange(self.count)
-        starts = rest.indptr[row[single]]
-        self.entry[slack[single]] = rest.indices[starts]
-        self.factor[slack[single]] = np.negative(rest.data[starts]) / size[single]
-        position = np.cumsum(keep) - 1
-        self.entry[slack[~single]] = self.count + position[row[~single]]
+        starts = np.searchsorted(at, row[single])
+        self.entry[slack[single]] = column[starts]
+        self.factor[slack[single]] = np.negative(value[starts]) / size[single]
+        self.entry[slack[~single]] = self.count + place[row[~single]]
         self.factor[slack[~single]] = -1.0 / size[~single]
         self.offset[slack] = b[row] / size
 
@@ -67,17 +74,11 @@ class Compact:
         high = np.where(own, np.inf, b)[keep]
         self.low = np.concatenate([np.full(self.count, -np.inf), low])
         self.high = np.concatenate([np.full(self.count, np.inf), high])
-        for j in range(n):
-            self.restrict(self.low, self.high, j, program.lower[j], program.upper[j])
-
-    def restrict(self, low: Array, high: Array, j: int, lower: float, upper: float) -> None:
-        """Tighten entries' bounds, in place, to those that bounds of column ``j`` imply."""
-        e, factor, offset = self.entry[j], self.factor[j], self.offset[j]
-        first, last = (lower - offset) / factor, (upper - offset) / factor
-        if factor < 0:
-            first, last = last, first
-        low[e] = max(low[e], first)
-        high[e] = min(high[e], last)
+        first = (program.lower - self.offset) / self.factor
+        last = (program.upper - self.offset) / self.factor
+        # A column's bounds are bounds of its entry, exchanged where the factor is negative.
+        np.maximum.at(self.low, self.entry, np.where(self.factor < 0, last, first))
+        np.minimum.at(self.high, self.entry, np.where(self.factor < 0, first, last))
 
     def without_cost(self) -> Compact:
         """Return the same rows and bounds with the objective zero."""

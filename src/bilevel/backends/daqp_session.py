@@ -14,9 +14,11 @@ from bilevel.problem.functions import Array
 from bilevel.program import Termination
 
 _HUGE = 1e30
-_EQUATION = 5
-# Weight of the proximal term for linear programs, of the size of their costs.
-_PROXIMAL = 0.02
+# DAQP's marks of rows: an equation, or active at a bound when the solve begins.
+_EQUATION, _UPPER, _LOWER = 5, 1, 3
+# Weight of the proximal term, of the size of the costs. A linear program needs a large one; where a
+# curved one is singular, DAQP's own regularization would leave 1e-7 and more in the conditions.
+_PROXIMAL, _SLIGHT = 0.02, 1e-5
 _RESIDUAL = 1e-7
 _PASSES = 3
 
@@ -38,26 +40,22 @@ class DAQPSession(AbstractSession):
         self._c = np.ascontiguousarray(compact.c * self._columns)
         self._A = np.ascontiguousarray(rows[:, None] * compact.A.toarray() * self._columns)
         self._size = max(1.0, float(np.abs(self._c).max(initial=0.0)))
-        self._options: dict[str, Any] = {"primal_tol": 1e-10, "dual_tol": 1e-12}
         self._is_linear = not compact.P.nnz
-        if self._is_linear:
-            self._options["eps_prox"] = _PROXIMAL * self._size
+        self._options: dict[str, Any] = {"primal_tol": 1e-10, "dual_tol": 1e-12, "eta_prox": 1e-10}
+        self._model: Any = None
+        self._options["eps_prox"] = (_PROXIMAL if self._is_linear else _SLIGHT) * self._size
 
     def solve(
         self, low: Array, high: Array, warm: Any = None, cutoff: float = np.inf
     ) -> NodeAnswer:
-        """See the abstract method; ``warm`` are entries, ``cutoff`` is not used."""
+        """See the abstract method; ``cutoff`` is not used."""
         del cutoff
         sense = np.where(low == high, _EQUATION, 0).astype(np.int32)
         low = np.maximum(low / self._scale, -_HUGE)
         high = np.minimum(high / self._scale, _HUGE)
-        n, near = self._count, {}
-        if warm is not None and self._is_linear:
-            near["primal_start"] = warm[:n] / self._columns
+        n, ask = self._count, self._ask_linear if self._is_linear else self._ask_curved
         try:
-            y, _, code, info = daqp.solve(
-                self._P, self._c, self._A, high, low, sense, **near, **self._options
-            )
+            y, _, code, info = ask(low, high, sense, warm)
         except Exception:
             return NodeAnswer(Termination.NUMERICAL)
         termination = _STATUS.get(code, Termination.NUMERICAL)
@@ -74,8 +72,25 @@ class DAQPSession(AbstractSession):
         if wrong > _RESIDUAL:
             return NodeAnswer(Termination.NUMERICAL)
         value = 0.5 * float(y @ gradient) + float(self._c @ y) + self._constant
-        entries *= self._scale
-        return NodeAnswer(termination, entries, value, entries)
+        return NodeAnswer(termination, entries * self._scale, value, y if self._is_linear else lam)
+
+    def _ask_linear(self, low: Array, high: Array, sense: Array, warm: Any) -> tuple[Any, ...]:
+        near = {} if warm is None else {"primal_start": warm}
+        return daqp.solve(self._P, self._c, self._A, high, low, sense, **near, **self._options)
+
+    def _ask_curved(self, low: Array, high: Array, sense: Array, warm: Any) -> tuple[Any, ...]:
+        """Start from the active set of the multipliers ``warm``; the factors of ``P`` are kept."""
+        if warm is not None:
+            active = np.where(warm > 0, _UPPER, np.where(warm < 0, _LOWER, 0))
+            sense = np.where(sense == _EQUATION, sense, active).astype(np.int32)
+        if self._model is None:
+            model = daqp.Model()
+            model.settings = self._options
+            model.setup(self._P, self._c, self._A, high, low, sense)
+            self._model = model
+        else:
+            self._model.update(bupper=high, blower=low, sense=sense)
+        return self._model.solve()
 
 
 def _scaling(A: Array) -> tuple[Array, Array]:

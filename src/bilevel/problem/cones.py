@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel.problem.monomials import Array
+from bilevel.problem.sparse import widen
 
 _ROOT = np.sqrt(2.0)
 
@@ -57,12 +58,6 @@ class Cone:
     def pad(self, n: int) -> Cone:
         """Return the same cone over ``n`` columns."""
         return replace(self, A=widen(self.A, n))
-
-
-def widen(matrix: sp.csr_array, n: int) -> sp.csr_array:
-    """Return ``matrix`` with zero columns appended up to width ``n``."""
-    shape = (matrix.shape[0], n)
-    return sp.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=shape)
 
 
 def order(k: int) -> int:

@@ -8,13 +8,16 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
-from bilevel.problem.cones import Cone, Kind, widen
+from bilevel.problem.cones import Cone, Kind
 from bilevel.problem.monomials import Array, Monomials, split_once
+from bilevel.problem.sparse import widen
 
-__all__ = ["Array", "Cone", "Kind", "Monomials", "Objective", "Rows", "widen"]
+__all__ = ["Array", "Cone", "Kind", "Monomials", "Objective", "Rows"]
 
 # A row with a smaller norm is empty.
 _EMPTY = 1e-12
+#: An eigenvalue this far below zero, relative to the largest entry, is taken for rounding.
+NEARLY = 1e-9
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,21 @@ class Objective:
         """Whether ``f`` is affine."""
         return self.P.nnz == 0 and not len(self.cubic)
 
+    @cached_property
+    def curvature(self) -> float:
+        """Smallest eigenvalue of ``P`` relative to its largest entry; zero if none is negative."""
+        used = np.flatnonzero(np.diff(self.P.indptr))
+        if not len(used):
+            return 0.0
+        dense = self.P[used][:, used].toarray()
+        dense /= abs(dense).max()
+        try:
+            # A factorization is cheaper than the eigenvalues and mostly suffices.
+            np.linalg.cholesky(dense + NEARLY * np.eye(len(used)))
+            return 0.0
+        except np.linalg.LinAlgError:
+            return float(np.linalg.eigvalsh(dense)[0])
+
     def evaluate(self, w: Array) -> float:
         """Return ``f(w)`` (minimisation sense)."""
         quadratic = 0.5 * float(w @ (self.P @ w)) if self.P.nnz else 0.0
@@ -212,9 +230,13 @@ class Objective:
 
     def pad(self, n: int) -> Objective:
         """Return the same function over ``n`` columns."""
-        extra = np.zeros(n - len(self.c))
-        square = sp.csr_array(widen(widen(self.P, n).T.tocsr(), n))
-        return replace(self, P=square, c=np.concatenate([self.c, extra]))
+        more = n - len(self.c)
+        start = np.concatenate([self.P.indptr, np.repeat(self.P.indptr[-1:], more)])
+        square = sp.csr_array((self.P.data, self.P.indices, start), shape=(n, n))
+        padded = replace(self, P=square, c=np.concatenate([self.c, np.zeros(more)]))
+        if "curvature" in vars(self):
+            vars(padded)["curvature"] = self.curvature
+        return padded
 
 
 def _positions(own: Array, n: int) -> Array:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
-from bilevel.problem.functions import Array, Cone, Objective, Rows
+from bilevel.problem.functions import NEARLY, Array, Cone, Objective, Rows
 from bilevel.structure import Stance, Structure
 
 LEADER = -1
-# An eigenvalue this far below zero, relative to the largest entry, is taken for rounding.
-_NEARLY = 1e-9
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,11 @@ class StandardForm:
         return len(self.columns)
 
     @cached_property
+    def kept(self) -> dict[Any, Any]:
+        """What methods made of this form and may ask for again; a changed copy begins afresh."""
+        return {}
+
+    @cached_property
     def follower_mask(self) -> Array:
         """Which columns belong to a follower, shape ``(n,)``."""
         return self.columns.owner != LEADER
@@ -241,7 +246,7 @@ def _cross(follower: FollowerForm) -> bool:
 
 def is_convex(objective: Objective, own: Array | None = None) -> bool:
     """Return whether the quadratic part is positive semidefinite (in the columns ``own``)."""
-    return smallest_curvature(objective, own) >= -_NEARLY
+    return smallest_curvature(objective, own) >= -NEARLY
 
 
 def is_strictly_convex(objective: Objective, own: Array) -> bool:
@@ -258,15 +263,6 @@ def smallest_curvature(objective: Objective, own: Array | None = None) -> float:
     Zero stands for any value that is not negative. Cubic terms are left out; a problem that has
     them is checked where the sign of the scaling column is known.
     """
-    matrix = objective.P if own is None else objective.P[own][:, own]
-    used = np.flatnonzero(np.diff(matrix.tocsr().indptr))
-    if not len(used):
-        return 0.0
-    dense = matrix[used][:, used].toarray()
-    dense /= abs(dense).max()
-    try:
-        # A factorization is cheaper than the eigenvalues and mostly suffices.
-        np.linalg.cholesky(dense + _NEARLY * np.eye(len(used)))
-        return 0.0
-    except np.linalg.LinAlgError:
-        return float(np.linalg.eigvalsh(dense)[0])
+    if own is None:
+        return objective.curvature
+    return replace(objective, P=sp.csr_array(objective.P[own][:, own])).curvature

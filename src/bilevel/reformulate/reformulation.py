@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import final
 
 import numpy as np
-import scipy.sparse as sp
 
 from bilevel.problem.functions import Array, Monomials, Rows
+from bilevel.problem.sparse import entries, from_entries
 from bilevel.problem.standard import FollowerForm, StandardForm
 from bilevel.program import Program
 from bilevel.reformulate.builder import Bits, Builder
@@ -86,6 +87,13 @@ class AbstractReformulation(ABC):
             If bounds that the encoding needs cannot be derived.
         """
 
+    @final
+    def applied(self, form: StandardForm) -> Reformulated:
+        """Return ``apply(form)``, made once: asking and solving share it."""
+        if self not in form.kept:
+            form.kept[self] = self.apply(form)
+        return form.kept[self]
+
 
 def refuse_cones(form: StandardForm) -> tuple[str, ...]:
     """Return why a method that needs linear constraints does not take conic followers."""
@@ -122,47 +130,55 @@ def add_multipliers(
 def stationarity(follower: FollowerForm, multipliers: Array, n: int) -> Rows:
     r"""Return ``d/dw_j [f + lam'g + nu'h] = 0``, ``j`` own, over ``n`` columns."""
     own, objective = follower.columns, follower.objective
-    transposed = follower.rows.A[:, own].T.tocoo()
-    gradient = objective.P[own].tocoo()
-    A = sp.csr_array(
-        sp.coo_array(
-            (
-                np.concatenate([gradient.data, transposed.data]),
-                (
-                    np.concatenate([gradient.row, transposed.row]),
-                    np.concatenate([gradient.col, multipliers[transposed.col]]),
-                ),
-            ),
-            shape=(len(own), n),
-        )
-    )
     position = np.full(n, -1)
     position[own] = np.arange(len(own))
+    # A row of the follower becomes a column of its multiplier.
+    row, column, value = entries(follower.rows.A)
+    mine = position[column] >= 0
+    first, second, curvature = entries(objective.P)
+    curved = position[first] >= 0
+    A = from_entries(
+        np.concatenate([position[first[curved]], position[column[mine]]]),
+        np.concatenate([second[curved], multipliers[row[mine]]]),
+        np.concatenate([curvature[curved], value[mine]]),
+        (len(own), n),
+    )
+    names = tuple(f"stationarity[{follower.name}.{j}]" for j in range(len(own)))
+    products = _stationary_products(follower, multipliers, n)
+    return Rows(A, -objective.c[own], np.ones(len(own), bool), products, names)
+
+
+def _stationary_products(follower: FollowerForm, multipliers: Array, n: int) -> Monomials:
+    terms, cubic = follower.rows.products, follower.objective.cubic
+    if not len(terms) and not len(cubic):
+        return Monomials.empty()
+    own, position = follower.columns, np.full(n, -1)
+    position[own] = np.arange(len(own))
     row, factors, value = [], [], []
-    terms = follower.rows.products
     for side in range(2):
         inside = position[terms.factors[:, side]] >= 0
         row.append(position[terms.factors[inside, side]])
         other = terms.factors[inside, 1 - side]
         factors.append(np.column_stack([multipliers[terms.row[inside]], other]))
         value.append(terms.value[inside])
-    cubic = objective.cubic
     for side in range(3):
         inside = position[cubic.factors[:, side]] >= 0
         row.append(position[cubic.factors[inside, side]])
         factors.append(np.delete(cubic.factors[inside], side, axis=1))
         value.append(cubic.value[inside])
-    products = Monomials.collect(
+    return Monomials.collect(
         np.concatenate(row), np.concatenate(factors).reshape(-1, 2), np.concatenate(value)
     )
-    names = tuple(f"stationarity[{follower.name}.{j}]" for j in range(len(own)))
-    equality = np.ones(len(own), bool)
-    return Rows(A, -objective.c[own], equality, products, names)
 
 
 def with_slacks(rows: Rows, slacks: Array, n: int) -> Rows:
     """Return inequality rows as equations with one slack column each, over ``n`` columns."""
     inequality = np.flatnonzero(~rows.equality)
-    extra = sp.coo_array((np.ones(len(slacks)), (inequality, slacks)), shape=(len(rows), n))
-    padded = rows.pad(n)
-    return replace(padded, A=sp.csr_array(padded.A + extra), equality=np.ones(len(rows), bool))
+    row, column, value = entries(rows.A)
+    A = from_entries(
+        np.concatenate([row, inequality]),
+        np.concatenate([column, slacks]),
+        np.concatenate([value, np.ones(len(slacks))]),
+        (len(rows), n),
+    )
+    return replace(rows, A=A, equality=np.ones(len(rows), bool))

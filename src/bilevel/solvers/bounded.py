@@ -109,7 +109,7 @@ def has_ray(form: StandardForm, solve: Callable[[Program], RawAnswer]) -> bool:
     """
     if KKT().accepts(form):
         return False
-    program = KKT().apply(form).program
+    program = KKT().applied(form).program
     n, objective = program.n, program.objective
     if len(program.rows.products) or not is_convex(objective) or not objective.c.any():
         return False

@@ -88,7 +88,7 @@ class Branching(AbstractSolver):
         if form.stance is Stance.PESSIMISTIC:
             return self._worst_case(form).run(form, request)
         single = SingleLevel(KKT(), _BACKEND)
-        reformed = self._with_inequalities(form, KKT().apply(form))
+        reformed = self._with_inequalities(form, KKT().applied(form))
         first = None if request.start is None else answered(form, request.start)
         recorder = Recorder(form, request, reformed.proved)
         request = replace(request, options={**self._options(), **request.options})
@@ -172,7 +172,7 @@ class Branching(AbstractSolver):
 
 def _missing(reformulation: AbstractReformulation, form: StandardForm) -> tuple[str, ...]:
     """Return what a program contains that has no linear or convex quadratic relaxation."""
-    missing = backends.get(_BACKEND).missing(reformulation.apply(form).program)
+    missing = backends.get(_BACKEND).missing(reformulation.applied(form).program)
     if not missing:
         return ()
     return (

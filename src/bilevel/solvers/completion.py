@@ -102,7 +102,7 @@ def _pattern(form: StandardForm, w: Array, multipliers: tuple[Array, ...]) -> Re
     rows = [len(follower.rows) for follower in form.followers]
     if form.stance is Stance.PESSIMISTIC or [len(lam) for lam in multipliers] != rows:
         return None
-    reformed = KKT().apply(form)
+    reformed = KKT().applied(form)
     program = reformed.program
     if len(program.rows.products) or program.cones:
         return None

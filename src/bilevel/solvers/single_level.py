@@ -63,7 +63,7 @@ class SingleLevel(AbstractSolver):
 
     def run(self, form: StandardForm, request: Request) -> Outcome:
         """See the abstract method."""
-        reformed = self.reformulation.apply(form)
+        reformed = self.reformulation.applied(form)
         first = None if request.start is None else answered(form, request.start)
         recorder = Recorder(form, request, reformed.proved)
         raw = self.trusted_answer(form, reformed, request, recorder, first)

@@ -107,7 +107,7 @@ class WorstCase(AbstractSolver):
         self, form: StandardForm, request: Request, best: Array | None, bound: float
     ) -> Outcome:
         began = time.perf_counter()
-        reformed = self.exact.reformulation.apply(form)
+        reformed = self.exact.reformulation.applied(form)
         recorder = Recorder(form, request)
         raw = self.exact.trusted_answer(form, reformed, request, recorder)
         outcome = self.exact.judge(form, request, reformed, raw)

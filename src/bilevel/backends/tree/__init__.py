@@ -78,7 +78,7 @@ class _Careful(AbstractSession):
             if answer.termination is Termination.UNBOUNDED:
                 return answer
             second = self._other("clarabel").solve(low, high, None, cutoff)
-        return replace(second, warm=second.entries)
+        return replace(second, warm=None)  # each session has its own
 
     def _other(self, vendor: str) -> AbstractSession:
         if vendor not in self._others:
