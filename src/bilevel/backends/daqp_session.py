@@ -9,11 +9,11 @@ import numpy as np
 
 from bilevel.backends.compact import Compact
 from bilevel.backends.daqp import _STATUS
+from bilevel.backends.farkas import HUGE, Farkas
 from bilevel.backends.session import AbstractSession, NodeAnswer
 from bilevel.problem.functions import Array
 from bilevel.program import Termination
 
-_HUGE = 1e30
 # DAQP's marks of rows: an equation, or active at a bound when the solve begins.
 _EQUATION, _UPPER, _LOWER = 5, 1, 3
 # Weight of the proximal term, of the size of the costs. A linear program needs a large one; where a
@@ -28,7 +28,8 @@ class DAQPSession(AbstractSession):
 
     A linear program is a sequence of strictly convex ones with a proximal term, which ends at an
     exact vertex. An optimum is checked against its optimality conditions, because a bound rests on
-    it; what else DAQP says is not proved and asks for a second opinion.
+    it, and infeasibility needs multipliers that prove it; what else DAQP says asks for a second
+    opinion.
     """
 
     def __init__(self, compact: Compact) -> None:
@@ -43,6 +44,7 @@ class DAQPSession(AbstractSession):
         self._is_linear = not compact.P.nnz
         self._options: dict[str, Any] = {"primal_tol": 1e-10, "dual_tol": 1e-12, "eta_prox": 1e-10}
         self._model: Any = None
+        self._farkas = Farkas(self._A)
         self._options["eps_prox"] = (_PROXIMAL if self._is_linear else _SLIGHT) * self._size
 
     def solve(
@@ -51,14 +53,16 @@ class DAQPSession(AbstractSession):
         """See the abstract method; ``cutoff`` is not used."""
         del cutoff
         sense = np.where(low == high, _EQUATION, 0).astype(np.int32)
-        low = np.maximum(low / self._scale, -_HUGE)
-        high = np.minimum(high / self._scale, _HUGE)
+        low = np.maximum(low / self._scale, -HUGE)
+        high = np.minimum(high / self._scale, HUGE)
         n, ask = self._count, self._ask_linear if self._is_linear else self._ask_curved
         try:
             y, _, code, info = ask(low, high, sense, warm)
         except Exception:
             return NodeAnswer(Termination.NUMERICAL)
         termination = _STATUS.get(code, Termination.NUMERICAL)
+        if termination is Termination.INFEASIBLE and not self._farkas.proves(low, high):
+            termination = Termination.NUMERICAL
         if termination is not Termination.OPTIMAL:
             return NodeAnswer(termination)
         entries, lam, gradient = np.concatenate([y, self._A @ y]), info["lam"], self._P @ y

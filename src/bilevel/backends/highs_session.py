@@ -32,7 +32,7 @@ class HiGHSSession(AbstractSession):
     """
 
     def __init__(self, compact: Compact) -> None:
-        self._count = compact.count
+        self._count, self._A = compact.count, compact.A
         self._low, self._high = compact.low, compact.high
         self._solver: Any = _Quiet()
         for name, value in _OPTIONS:
@@ -54,6 +54,8 @@ class HiGHSSession(AbstractSession):
         if termination in (Termination.NUMERICAL, Termination.INFEASIBLE_OR_UNBOUNDED):
             termination = self._again()
         self._warm = None
+        if termination is Termination.UNBOUNDED:
+            return NodeAnswer(termination, ray=self._ray())
         if termination is not Termination.OPTIMAL:
             return NodeAnswer(termination)
         solution = solver.getSolution()
@@ -86,6 +88,10 @@ class HiGHSSession(AbstractSession):
             self._solver.setOptionValue("presolve", "off")
             self._set_tolerance(_TIGHT)
         return termination
+
+    def _ray(self) -> Array | None:
+        _, known, ray = self._solver.getPrimalRay()
+        return np.concatenate([ray, self._A @ ray]) if known else None
 
     def _set_tolerance(self, value: float) -> None:
         for kind in ("primal", "dual"):

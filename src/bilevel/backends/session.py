@@ -27,12 +27,15 @@ class NodeAnswer:
         A lower bound on the objective: the optimal value, or ``-inf``.
     warm
         What a similar solve may start from; opaque.
+    ray
+        Of an unbounded program, a direction of descent in the space of entries, if known.
     """
 
     termination: Termination
     entries: Array | None = None
     value: float = -np.inf
     warm: Any = None
+    ray: Array | None = None
 
 
 class AbstractSession(ABC):

@@ -12,8 +12,8 @@ from bilevel.problem.standard import StandardForm
 from bilevel.program import RawAnswer, Termination
 from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.pessimistic import InnerDual
+from bilevel.reformulate.primal_dual import root_inequalities
 from bilevel.reformulate.reformulation import AbstractReformulation, Reformulated
-from bilevel.reformulate.root_inequality import root_inequality
 from bilevel.reformulate.worst_answer import WorstAnswer
 from bilevel.solvers.single_level import SingleLevel, answered
 from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
@@ -133,9 +133,12 @@ class Branching(AbstractSolver):
             return reformed
         program = reformed.program
         added = [
-            root_inequality(form, k, columns, program.n)
+            row
             for k, columns in enumerate(reformed.multipliers)
+            for row in root_inequalities(form, k, columns, program)
         ]
+        if not added:
+            return reformed
         rows = Rows.stack(program.rows, *added)
         return replace(reformed, program=replace(program, rows=rows))
 

@@ -26,6 +26,10 @@ __all__ = ["Tree"]
 _SMALL = 150
 # Beyond this dense matrices are too large.
 _DENSE = 1500
+# From so many verdicts without proof on the fast session is left alone, if they are the rule.
+_PATIENCE = 10
+# Handed from an unbounded program to similar ones: DAQP needs many steps to notice.
+_UNBOUNDED = NodeAnswer(Termination.UNBOUNDED)
 _CLOSE, _ROUNDING = 1e-9, 1e-12
 
 
@@ -55,25 +59,30 @@ class Tree(AbstractBackend):
 
 
 class _Careful(AbstractSession):
-    """A fast session whose optima are believed; any other verdict is HiGHS's or Clarabel's.
-
-    DAQP calls some feasible programs infeasible.
-    """
+    """A fast session that proves what it says; where it cannot, HiGHS or Clarabel is asked."""
 
     def __init__(self, compact: Compact, first: AbstractSession) -> None:
         self._compact, self._first = compact, first
         self._is_curved = compact.P.nnz > 0
         self._others: dict[str, AbstractSession] = {}
+        self._asked = self._doubts = 0
 
     def solve(
         self, low: Array, high: Array, warm: Any = None, cutoff: float = np.inf
     ) -> NodeAnswer:
         """See the abstract method."""
-        answer = self._first.solve(low, high, warm, cutoff)
-        if answer.termination is Termination.OPTIMAL:
+        answer = _UNBOUNDED
+        is_hopeless = self._doubts > _PATIENCE and 2 * self._doubts > self._asked
+        if warm is not _UNBOUNDED and not is_hopeless:
+            answer = self._first.solve(low, high, warm, cutoff)
+            self._asked += 1
+        if answer.termination in (Termination.OPTIMAL, Termination.INFEASIBLE):
             return answer
+        self._doubts += warm is not _UNBOUNDED
         limit = np.inf if self._is_curved else cutoff
         second = self._other("highs").solve(low, high, None, limit)
+        if second.termination is Termination.UNBOUNDED:
+            return replace(second, warm=_UNBOUNDED)
         if self._is_curved and second.termination is not Termination.INFEASIBLE:
             if answer.termination is Termination.UNBOUNDED:
                 return answer

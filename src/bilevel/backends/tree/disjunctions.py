@@ -49,14 +49,21 @@ class Disjunctions:
         decided = (low[at] == high[at]) & (low[at] == self._zero)
         return ~decided.any(axis=1)
 
-    def violated(self, entries: Array | None, low: Array, high: Array) -> tuple[Array, Array]:
+    def violated(
+        self, entries: Array | None, low: Array, high: Array, ray: Array | None = None
+    ) -> tuple[Array, Array]:
         """Return the disjunctions a point is on neither side of, and how far it is from both.
 
-        Without a point (an unbounded relaxation) every undecided pair is returned.
+        Without a point (an unbounded relaxation) the pairs that stand in the ray's way are
+        returned; where there are none, or no ray is known, every undecided pair.
         """
         is_open = self.open(low, high)
         if entries is None:
-            found = np.flatnonzero(is_open)
+            barred = is_open
+            if ray is not None:
+                size = np.abs(self._factor * ray[self._entry]).min(axis=1, initial=np.inf)
+                barred = is_open & (size > _SMALL * np.abs(ray).max(initial=0.0))
+            found = np.flatnonzero(barred if barred.any() else is_open)
             return found, np.ones(len(found))
         size = np.abs(self._offset + self._factor * entries[self._entry])
         distance = np.where(is_open, size.min(axis=1, initial=np.inf), 0.0)

@@ -113,7 +113,7 @@ class Search:
             return []
         low, high = self._bounds(node.changes)
         entries = node.answer.entries
-        found, distance = self._choices.violated(entries, low, high)
+        found, distance = self._choices.violated(entries, low, high, node.answer.ray)
         if len(found) == 0:
             if entries is None:
                 node, found, distance = self._unbounded(node, low, high)

@@ -1,0 +1,80 @@
+"""Proofs that linear rows and bounds exclude each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import daqp
+import numpy as np
+
+from bilevel.problem.functions import Array
+
+# Rows may be missed at this price, and steps are held short by the proximal weight.
+_OPTIONS: dict[str, Any] = {
+    "rho_soft": 1e-5,
+    "eps_prox": 0.1,
+    "eta_prox": 1e-8,
+    "primal_tol": 1e-10,
+    "dual_tol": 1e-12,
+    "iter_limit": 500,
+}
+_SOFT, _FIXED = 8, 5
+# A proof is good for points of up to this size, and for violations of more than this.
+_RADIUS, _LEAST = 1e8, 1e-8
+#: A bound of at least this size is none.
+HUGE = 1e30
+
+
+class Farkas:
+    r"""Looks for multipliers that prove ``low <= (y, A y) <= high`` empty.
+
+    The smallest sum of squared violations of the rows has multipliers ``lam`` with ``A'lam`` on the
+    bounds' side; if any ``y`` met everything,
+
+        0 = lam'A y - (A'lam)'y <= sum of lam_i high_i (or low_i) over rows and columns < 0
+
+    Parameters
+    ----------
+    A
+        Rows, shape ``(m, n)``, scaled.
+    """
+
+    def __init__(self, A: Array) -> None:
+        self._A = A
+        self._model: Any = None
+
+    def proves(self, low: Array, high: Array) -> bool:
+        """Return whether a proof was found; whatever the solver says, it is checked here.
+
+        Parameters
+        ----------
+        low, high
+            Bounds of columns, then of rows; beyond ``HUGE`` there is none.
+        """
+        try:
+            lam = self._ask(low, high)
+        except Exception:
+            return False
+        n = self._A.shape[1]
+        rows = np.where(np.where(lam > 0, high, low)[n:] * np.sign(lam[n:]) < HUGE, lam[n:], 0.0)
+        every = np.concatenate([-(rows @ self._A), rows])
+        bound = np.where(every > 0, high, -low)
+        known = bound < HUGE
+        # A weight on a bound that does not exist must vanish, or limits how far the proof reaches.
+        value = float(np.abs(every[known]) @ bound[known])
+        weight = float(np.abs(every).sum())
+        if not np.isfinite(value) or value >= -_LEAST * weight:
+            return False
+        return bool(-value > _RADIUS * np.abs(every[~known]).sum())
+
+    def _ask(self, low: Array, high: Array) -> Array:
+        m, n = self._A.shape
+        sense = np.full(n + m, _SOFT, np.int32)
+        sense[:n] = np.where(low[:n] == high[:n], _FIXED, 0)
+        if self._model is None:
+            self._model = daqp.Model()
+            self._model.settings = _OPTIONS
+            self._model.setup(np.zeros((n, n)), np.zeros(n), self._A, high, low, sense)
+        else:
+            self._model.update(bupper=high, blower=low, sense=sense)
+        return np.asarray(self._model.solve()[3]["lam"])
