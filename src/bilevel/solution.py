@@ -153,6 +153,8 @@ class Stats:
         A sentence about anything unusual.
     trace
         ``(seconds, incumbent, bound)`` whenever one of them improved.
+    rest
+        Where ``bl.solve(..., start=solution)`` goes on, if a limit ended a search that can.
 
     Examples
     --------
@@ -171,6 +173,7 @@ class Stats:
     nodes: int = 0
     note: str = ""
     trace: tuple[tuple[float, float | None, float | None], ...] = ()
+    rest: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -269,6 +272,7 @@ class Solution:
         named = {i for i, _ in self.entries.values()}
         by_id = {i: name for name, i in self.names.items() if i not in named}
         stats = dict(vars(self.stats))
+        del stats["rest"]
         stats["trace"] = [list(moment) for moment in self.stats.trace]
         return {
             "status": self.status.name,

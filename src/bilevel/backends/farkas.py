@@ -55,6 +55,8 @@ class Farkas:
             lam = self._ask(low, high)
         except Exception:
             return False
+        if not np.isfinite(lam).all():
+            return False
         n = self._A.shape[1]
         rows = np.where(np.where(lam > 0, high, low)[n:] * np.sign(lam[n:]) < HUGE, lam[n:], 0.0)
         every = np.concatenate([-(rows @ self._A), rows])

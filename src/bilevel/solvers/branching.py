@@ -7,16 +7,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bilevel import backends
+from bilevel.backends.tree.state import belongs
 from bilevel.problem.functions import Array, Rows
 from bilevel.problem.standard import StandardForm
-from bilevel.program import RawAnswer, Termination
+from bilevel.program import Program, RawAnswer, Termination
 from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.pessimistic import InnerDual
 from bilevel.reformulate.primal_dual import root_inequalities
 from bilevel.reformulate.reformulation import AbstractReformulation, Reformulated
 from bilevel.reformulate.worst_answer import WorstAnswer
 from bilevel.solvers.single_level import SingleLevel, answered
-from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
+from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request, Rest
 from bilevel.solvers.worst_case import WorstCase, answers_are_unique
 from bilevel.status import Status
 from bilevel.structure import Stance, Structure
@@ -90,6 +91,7 @@ class Branching(AbstractSolver):
         single = SingleLevel(KKT(), _BACKEND)
         reformed = self._with_inequalities(form, KKT().applied(form))
         first = None if request.start is None else answered(form, request.start)
+        request, note = _continued(request, reformed.program)
         recorder = Recorder(form, request, reformed.proved)
         request = replace(request, options={**self._options(), **request.options})
         raw = self._search(form, reformed, request, recorder, first)
@@ -107,6 +109,9 @@ class Branching(AbstractSolver):
             nodes=raw.nodes,
             seconds=raw.seconds,
             trace=tuple(recorder.trace),
+            note=f"{outcome.note} {note}".strip(),
+            rest=None if raw.rest is None else Rest(raw.rest, tuple(recorder.trace), raw.seconds),
+            earlier=0.0 if request.rest is None else request.rest.seconds,
         )
 
     def _search(
@@ -121,7 +126,8 @@ class Branching(AbstractSolver):
             found = answered(form, reformed.invert(v)[0])
             return None if found is None else reformed.embed(*found)
 
-        limits = replace(request.limits(recorder), improve=improve)
+        rest = None if request.rest is None else request.rest.search
+        limits = replace(request.limits(recorder), improve=improve, rest=rest)
         start = None if first is None else reformed.embed(*first)
         raw = backends.get(_BACKEND).solve(reformed.program, limits, start)
         if recorder.error is not None:
@@ -171,6 +177,16 @@ class Branching(AbstractSolver):
         continuous = Structure.LINKING_CONTINUOUS in form.structure
         exact = answer if continuous and not answer.accepts(form) else InnerDual()
         return WorstCase(SingleLevel(KKT(), _BACKEND), SingleLevel(exact, _BACKEND))
+
+
+def _continued(request: Request, program: Program) -> tuple[Request, str]:
+    """Return the request of a search that goes on, or of a new one and why it is new."""
+    if request.rest is None:
+        return request, ""
+    if not belongs(request.rest.search, program):
+        why = "The earlier search was for other numbers: a new one began from its point."
+        return replace(request, rest=None), why
+    return replace(request, spent=request.spent + request.rest.seconds), ""
 
 
 def _missing(reformulation: AbstractReformulation, form: StandardForm) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ def solve(
     solver: AbstractSolver | None = None,
     *,
     parameters: Mapping[Any, Any] | None = None,
-    start: Mapping[Any, Any] | None = None,
+    start: Mapping[Any, Any] | Solution | None = None,
     time_limit: float | None = None,
     rtol: float = 1e-6,
     atol: float = 1e-8,
@@ -51,7 +51,9 @@ def solve(
     parameters
         Values by CVXPY parameter, overriding ``parameter.value``; threads then need not share it.
     start
-        A point to begin with, by variable or variable name.
+        A point to begin with, by variable or variable name; or the solution of an earlier solve,
+        whose search ``Branching`` goes on with if a limit ended it and no number has changed:
+        nodes, seconds and trace then continue too.
     time_limit
         Seconds; the best point so far is returned when it is met.
     rtol, atol
@@ -111,12 +113,20 @@ def solve(
             f"solver must be an object such as bl.Auto() or bl.SingleLevel(), not {solver!r}."
         )
     for name, given in (("parameters", parameters), ("start", start), ("options", options)):
-        if given is not None and not isinstance(given, Mapping):
+        is_solution = name == "start" and isinstance(given, Solution)
+        if given is not None and not isinstance(given, Mapping) and not is_solution:
             raise ProblemError(f"{name} must be a mapping, not {type(given).__name__}.")
     request = _request(time_limit, rtol, atol, seed, callback, options, verbose)
     began = time.perf_counter()
     form = problem.compile(parameters)
-    if start is not None:
+    if isinstance(start, Solution):
+        request = replace(request, rest=start.stats.rest)
+        start = {
+            leaf.variable: start.values[i]
+            for i, leaf in problem.leaves.items()
+            if i in start.values
+        }
+    if start:
         request = replace(
             request, start=complete_point(form, problem.leaves, values_of(start, problem.leaves))
         )
@@ -184,12 +194,13 @@ def _solution(
         reason=reason,
         backend=outcome.backend,
         backend_status=outcome.backend_status,
-        build_seconds=built + max(elapsed - outcome.seconds, 0.0),
+        build_seconds=built + max(elapsed - outcome.seconds + outcome.earlier, 0.0),
         solve_seconds=outcome.seconds,
         verify_seconds=time.perf_counter() - began,
         nodes=outcome.nodes,
         note=note,
         trace=outcome.trace,
+        rest=outcome.rest,
     )
     return Solution(
         status=status,

@@ -15,6 +15,28 @@ from bilevel.problem.standard import StandardForm
 from bilevel.program import Limits, Progress
 from bilevel.status import Status
 
+#: ``(seconds, incumbent, bound)`` whenever one of them improved.
+Trace = tuple[tuple[float, float | None, float | None], ...]
+
+
+@dataclass(frozen=True)
+class Rest:
+    """A search that was stopped, as an opaque thing to go on from.
+
+    Parameters
+    ----------
+    search
+        ``RawAnswer.rest``.
+    trace
+        The trace so far.
+    seconds
+        Time inside the solver so far.
+    """
+
+    search: Any = field(repr=False)
+    trace: Trace = field(repr=False)
+    seconds: float
+
 
 @dataclass(frozen=True)
 class Request:
@@ -40,6 +62,8 @@ class Request:
         Seconds that earlier phases of the same solve took.
     bound_only
         Whether this phase's incumbents say nothing about the problem (its bounds do).
+    rest
+        ``Outcome.rest`` of an earlier solve, to go on from.
     """
 
     time_limit: float | None = None
@@ -52,6 +76,7 @@ class Request:
     start: Array | None = field(default=None, repr=False)
     spent: float = 0.0
     bound_only: bool = False
+    rest: Rest | None = field(default=None, repr=False)
 
     def limits(self, progress: Callable[[Progress], bool | None] | None) -> Limits:
         """Return the backend's limits."""
@@ -95,6 +120,10 @@ class Outcome:
         ``(seconds, incumbent, bound)`` in the leader's sense.
     stopped
         Whether a limit or an interruption ended the search.
+    rest
+        Where another solve can go on, for methods that can.
+    earlier
+        How many of ``seconds`` were spent in solves that this one goes on from.
     """
 
     status: Status
@@ -106,8 +135,10 @@ class Outcome:
     nodes: int = 0
     seconds: float = 0.0
     note: str = ""
-    trace: tuple[tuple[float, float | None, float | None], ...] = ()
+    trace: Trace = ()
     stopped: bool = False
+    rest: Rest | None = field(default=None, repr=False)
+    earlier: float = 0.0
 
 
 class AbstractSolver(ABC):
@@ -151,7 +182,7 @@ class Recorder:
         self._has_bound = has_bound
         self._has_incumbent = not request.bound_only
         self._began = time.perf_counter() - request.spent
-        self.trace: list[tuple[float, float | None, float | None]] = []
+        self.trace = [] if request.rest is None else list(request.rest.trace)
         self.error: Exception | None = None
 
     def __call__(self, moment: Progress) -> bool | None:

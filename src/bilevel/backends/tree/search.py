@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,11 +12,13 @@ from bilevel.backends.compact import Compact
 from bilevel.backends.session import AbstractSession, NodeAnswer
 from bilevel.backends.tree.disjunctions import Change, Disjunctions
 from bilevel.backends.tree.node import Node, Settings, gain
-from bilevel.backends.tree.rule import Pseudocosts, score
+from bilevel.backends.tree.rule import score
+from bilevel.backends.tree.state import State
 from bilevel.problem.functions import Array
 from bilevel.program import Limits, Program, Progress, RawAnswer, Termination
 
 _SILENCE = 0.1
+_STOPPED = (Termination.LIMIT, Termination.INTERRUPTED)
 # Seconds a first answer is expected to cost; small problems are over before it pays.
 _FIRST_ANSWER = 0.004
 
@@ -52,15 +53,9 @@ class Search:
         self._session, self._points = session, points
         self._limits, self._settings = limits, settings
         self._choices = Disjunctions(program, compact)
-        self._costs = Pseudocosts(len(self._choices))
-        self._heap: list[Node] = []
+        self._state = State.begin(program, len(self._choices), limits.rest)
         self._began = time.perf_counter()
-        self._best: Array | None = None
-        self._value = np.inf
-        self._nodes = self._created = 0
-        self._closed = np.inf  # the lowest bound of what was fathomed, or lost
-        self._active = np.inf  # the bound of the node being looked at
-        self._is_lost = False
+        self._current: Node | None = None  # being looked at
         self._improving = _FIRST_ANSWER
         self._reported = -np.inf
         self._is_stopped = self._is_unbounded = False
@@ -71,12 +66,13 @@ class Search:
         try:
             if start is not None:
                 self._offer(start)
-            self._heap = [n for n in (self._node((), None, -np.inf),) if n is not None]
-            while self._heap and ended is Termination.OPTIMAL:
-                node = heapq.heappop(self._heap)
+            if not self._state.created and (root := self._node((), None, -np.inf)) is not None:
+                self._state.push(root)
+            while self._state.heap and ended is Termination.OPTIMAL:
+                node = self._state.pop()
                 if node.bound >= self._cutoff():
-                    self._close(node.bound)
-                    self._heap.clear()
+                    self._state.close(node.bound)
+                    self._state.heap.clear()
                     break
                 self._dive(node)
                 if self._is_unbounded:
@@ -85,6 +81,8 @@ class Search:
                     ended = Termination.INTERRUPTED if self._is_stopped else Termination.LIMIT
         except KeyboardInterrupt:
             ended = Termination.INTERRUPTED
+            if self._current is not None:
+                self._state.push(self._current)
         return self._answer(ended)
 
     # -- the tree
@@ -92,24 +90,20 @@ class Search:
     def _dive(self, node: Node | None) -> None:
         """Branch on a node and go on with the better child until nothing is left of it."""
         while node is not None:
-            self._nodes += 1
-            self._active = node.bound
-            children = self._branch(node)
-            self._active = np.inf
-            if self._must_stop():
-                for child in children:
-                    heapq.heappush(self._heap, child)
-                return
-            children.sort()
-            for child in children[1:]:
-                heapq.heappush(self._heap, child)
-            node = children[0] if children else None
-            self._report()
+            self._state.count += 1
+            self._current = node
+            children = sorted(self._branch(node))
+            is_over = self._must_stop()
+            for child in children[0 if is_over else 1 :]:
+                self._state.push(child)
+            self._current = node = None if is_over or not children else children[0]
+            if not is_over:
+                self._report()
 
     def _branch(self, node: Node) -> list[Node]:
         """Return the children worth looking at; fathom what can be fathomed."""
         if node.bound >= self._cutoff():
-            self._close(node.bound)
+            self._state.close(node.bound)
             return []
         low, high = self._bounds(node.changes)
         entries = node.answer.entries
@@ -123,7 +117,7 @@ class Search:
                 return []
         elif entries is not None:
             self._improve(entries)
-        return self._choose(node, low, high, self._costs.order(found, distance))
+        return self._choose(node, low, high, self._state.costs.order(found, distance))
 
     def _unbounded(self, node: Node, low: Array, high: Array) -> tuple[Node, Array, Array]:
         """Look for a point of an unbounded node, all pairs decided; return integers to branch on.
@@ -134,8 +128,8 @@ class Search:
         point = self._points().solve(low, high)
         if point.entries is None:
             if point.termination is not Termination.INFEASIBLE:
-                self._is_lost = True
-                self._close(-np.inf)
+                self._state.is_lost = True
+                self._state.close(-np.inf)
             return node, *nothing
         found, distance = self._choices.violated(point.entries, low, high)
         self._is_unbounded = len(found) == 0
@@ -147,7 +141,7 @@ class Search:
         best: list[Node] = []
         rated, tried = -1.0, 0
         for index in order.tolist():
-            known = self._costs.known(index) >= self._settings.reliable
+            known = self._state.costs.known(index) >= self._settings.reliable
             if best and (known or tried >= self._settings.candidates):
                 if tried >= self._settings.candidates:
                     break
@@ -157,7 +151,7 @@ class Search:
                 self._choices.sides(index, node.answer.entries, low, high)
             ):
                 child = self._node((*node.changes, change), node.answer.warm, node.bound)
-                self._costs.learn(index, side, np.inf if child is None else gain(child, node))
+                self._state.costs.learn(index, side, np.inf if child is None else gain(child, node))
                 if child is not None:
                     children.append(child)
             if len(children) < 2:
@@ -181,13 +175,13 @@ class Search:
         if exact.entries is not None:
             self._take(exact.entries)
             if exact.value <= node.bound + self._gap(exact.value):
-                self._close(node.bound)
+                self._state.close(node.bound)
                 return np.empty(0, int), np.empty(0)
         found, distance = self._choices.rest(entries, low, high)
         if len(found) == 0:
             # Everything is decided; what remains is rounding of integers, or the session's.
-            self._is_lost |= exact.entries is None
-            self._close(node.bound)
+            self._state.is_lost |= exact.entries is None
+            self._state.close(node.bound)
         return found, distance
 
     # -- feasible points
@@ -214,8 +208,8 @@ class Search:
     def _take(self, entries: Array) -> None:
         v = self._compact.expand(entries)
         value = self._program.objective.evaluate(v)
-        if value < self._value:
-            self._best, self._value = v, value
+        if value < self._state.value:
+            self._state.best, self._state.value = v, value
             self._report(at_once=True)
 
     # -- small things
@@ -226,15 +220,15 @@ class Search:
         if answer.termination is Termination.INFEASIBLE:
             return None
         if answer.termination is Termination.LIMIT:
-            self._close(self._cutoff())
+            self._state.close(self._cutoff())
             return None
         if answer.termination in (Termination.NUMERICAL, Termination.INFEASIBLE_OR_UNBOUNDED):
-            self._is_lost = True
-            self._close(bound)
+            self._state.is_lost = True
+            self._state.close(bound)
             return None
-        self._created += 1
+        self._state.created += 1
         # A child cannot be better than its parent, whatever rounding says.
-        return Node(max(answer.value, bound), self._created, changes, answer)
+        return Node(max(answer.value, bound), self._state.created, changes, answer)
 
     def _solve(self, changes: tuple[Change, ...], warm: object, cutoff: float) -> NodeAnswer:
         low, high = self._bounds(changes)
@@ -251,20 +245,13 @@ class Search:
                 high[entry] = most
         return low, high
 
-    def _close(self, bound: float) -> None:
-        self._closed = min(self._closed, bound)
-
     def _gap(self, value: float) -> float:
         return self._limits.atol + self._limits.rtol * max(1.0, abs(value))
 
     def _cutoff(self) -> float:
-        if not np.isfinite(self._value):
+        if not np.isfinite(self._state.value):
             return np.inf
-        return self._value - 0.5 * self._gap(self._value)
-
-    def _bound(self) -> float:
-        waiting = self._heap[0].bound if self._heap else np.inf
-        return min(waiting, self._active, self._closed, self._value)
+        return self._state.value - 0.5 * self._gap(self._state.value)
 
     def _must_stop(self) -> bool:
         limit = self._limits.time_limit
@@ -276,25 +263,26 @@ class Search:
         if progress is None or (not at_once and now - self._reported < _SILENCE):
             return
         self._reported = now
-        bound = self._bound()
+        bound = self._state.bound(self._current)
         moment = Progress(
             now,
-            self._value if np.isfinite(self._value) else None,
+            self._state.value if np.isfinite(self._state.value) else None,
             bound if np.isfinite(bound) else None,
-            self._nodes,
+            self._state.count,
         )
         self._is_stopped |= bool(progress(moment))
 
     def _answer(self, ended: Termination) -> RawAnswer:
-        bound, v = self._bound(), self._best
+        bound, v, value = self._state.bound(self._current), self._state.best, self._state.value
         if ended is Termination.UNBOUNDED:
             v, bound = None, -np.inf
         elif ended is Termination.OPTIMAL and v is None:
-            ended = Termination.NUMERICAL if self._is_lost else Termination.INFEASIBLE
-        elif ended is Termination.OPTIMAL and bound < self._value - self._gap(self._value):
+            ended = Termination.NUMERICAL if self._state.is_lost else Termination.INFEASIBLE
+        elif ended is Termination.OPTIMAL and bound < value - self._gap(value):
             ended = Termination.NUMERICAL  # subproblems without a verdict keep the bound down
         if ended is not Termination.INFEASIBLE and not np.isfinite(bound):
             bound = -np.inf
-        seconds = time.perf_counter() - self._began
-        words = f"{ended.value} after {self._nodes} nodes"
-        return RawAnswer(ended, v, bound, None, self._nodes, seconds, words)
+        seconds = self._state.seconds + time.perf_counter() - self._began
+        words = f"{ended.value} after {self._state.count} nodes"
+        rest = self._state.saved(self._program, seconds) if ended in _STOPPED else None
+        return RawAnswer(ended, v, bound, None, self._state.count, seconds, words, rest=rest)

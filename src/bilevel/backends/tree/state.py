@@ -1,0 +1,101 @@
+"""What a search knows at a moment: enough to go on from."""
+
+from __future__ import annotations
+
+import heapq
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from bilevel.backends.tree.node import Node
+from bilevel.backends.tree.rule import Pseudocosts
+from bilevel.problem.functions import Array
+from bilevel.program import Program
+
+
+@dataclass
+class State:
+    """The open nodes and what has been learnt.
+
+    Parameters
+    ----------
+    mark
+        Tells the program from others.
+    costs
+        What the trials of branching have taught.
+    heap
+        The open nodes.
+    best, value
+        The best point, ``None`` if there is none, and its value.
+    closed
+        The lowest bound of what was fathomed, or lost.
+    is_lost
+        Whether a node had no verdict.
+    count, created
+        Nodes looked at, and made.
+    seconds
+        Time spent in earlier runs.
+    """
+
+    mark: bytes
+    costs: Pseudocosts
+    heap: list[Node] = field(default_factory=list)
+    best: Array | None = None
+    value: float = np.inf
+    closed: float = np.inf
+    is_lost: bool = False
+    count: int = 0
+    created: int = 0
+    seconds: float = 0.0
+
+    @staticmethod
+    def begin(program: Program, disjunctions: int, rest: Any = None) -> State:
+        """Return a copy of ``rest`` if it belongs to the program, or a fresh state."""
+        if belongs(rest, program):
+            return deepcopy(rest)
+        return State(b"", Pseudocosts(disjunctions))
+
+    def push(self, node: Node) -> None:
+        """Add an open node."""
+        heapq.heappush(self.heap, node)
+
+    def pop(self) -> Node:
+        """Take the open node of the lowest bound."""
+        return heapq.heappop(self.heap)
+
+    def close(self, bound: float) -> None:
+        """Note that a subtree with this bound is done with."""
+        self.closed = min(self.closed, bound)
+
+    def bound(self, current: Node | None) -> float:
+        """Return the bound of everything, a node that is being looked at included."""
+        waiting = self.heap[0].bound if self.heap else np.inf
+        active = np.inf if current is None else current.bound
+        return min(waiting, active, self.closed, self.value)
+
+    def saved(self, program: Program, seconds: float) -> State:
+        """Return a copy to keep; what belongs to a vendor's memory is left out."""
+        heap = [replace(node, answer=replace(node.answer, warm=None)) for node in self.heap]
+        mark, costs = mark_of(program), deepcopy(self.costs)
+        return replace(self, mark=mark, heap=heap, costs=costs, seconds=seconds)
+
+
+def belongs(rest: Any, program: Program) -> bool:
+    """Return whether a search that was kept is one of this program."""
+    return isinstance(rest, State) and rest.mark == mark_of(program)
+
+
+def mark_of(program: Program) -> bytes:
+    """Return a digest of a program's numbers."""
+    rows, objective = program.rows, program.objective
+    parts: list[Any] = [program.lower, program.upper, program.integer, rows.b, rows.equality]
+    for matrix in (rows.A, objective.P):
+        parts += [matrix.data, matrix.indices, matrix.indptr]
+    parts += [objective.c, np.array([objective.constant])]
+    digest = blake2b(repr(program.sos1).encode())
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.digest()
