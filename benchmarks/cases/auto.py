@@ -48,7 +48,7 @@ def _instances(size: str) -> Sequence[Instance]:
                 f"{coupling} K={k}",
                 lambda c=coupling, k=k: make_design(c, k).problem,
                 "strain design",
-                60.0,
+                20.0,
             )
             for coupling in ("weak", "strong", "pessimistic")
             for k in (1, 2, 3)

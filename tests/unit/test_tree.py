@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bilevel import backends
 from bilevel.backends.compact import Compact
 from bilevel.backends.tree import _session
+from bilevel.backends.tree.search import Search
 from bilevel.errors import BackendError
 from bilevel.problem.functions import Monomials, Objective, Rows
 from bilevel.program import Limits, Program, Termination
@@ -102,6 +103,70 @@ def test_integers_are_branched_on_too(seed, curved):
         assert raw.v[:2] == pytest.approx(np.round(raw.v[:2]), abs=1e-9)
     else:
         assert raw.termination is Termination.INFEASIBLE
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.booleans())
+def test_probing_at_every_node_settles_nothing_wrongly(seed, curved):
+    program = draw(seed, curved, integers=1)
+    raw = backends.get("tree").solve(program, Limits(options={"probe": 0}))
+    truth = brute(program)
+    if raw.v is None:
+        assert raw.termination is Termination.INFEASIBLE
+        assert truth == np.inf
+    else:
+        assert raw.bound == pytest.approx(truth, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_search_in_pieces_finds_what_one_run_finds(seed):
+    program = draw(seed, True, integers=2)
+    whole = backends.get("tree").solve(program, Limits())
+    rest, count = None, 0
+    for pieces in range(1, 200):
+        limits = Limits(progress=lambda moment: True, rest=rest)
+        raw = backends.get("tree").solve(program, limits)
+        rest = raw.rest
+        assert raw.nodes >= count
+        count = raw.nodes
+        if rest is None:
+            break
+    assert raw.termination is whole.termination
+    assert raw.bound == pytest.approx(whole.bound, abs=1e-6) or raw.bound == whole.bound
+    assert pieces > 1 or whole.nodes <= 1
+
+
+def test_an_interrupted_search_loses_no_node(monkeypatch):
+    program = draw(5, True, integers=2)
+    whole = backends.get("tree").solve(program, Limits())
+    for moment in range(1, 40, 3):
+        asked = 0
+        usual = Search._solve
+
+        def solve(self, *more, usual=usual, moment=moment):
+            nonlocal asked
+            asked += 1
+            if asked == moment:
+                raise KeyboardInterrupt
+            return usual(self, *more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Search, "_solve", solve)
+            first = backends.get("tree").solve(program, Limits())
+        if asked < moment:
+            break
+        assert first.termination is Termination.INTERRUPTED
+        assert first.bound <= whole.bound + 1e-6
+        second = backends.get("tree").solve(program, Limits(rest=first.rest))
+        assert second.bound == pytest.approx(whole.bound, abs=1e-6)
+
+
+def test_the_rest_of_another_program_is_not_used():
+    limits = Limits(progress=lambda moment: True)
+    rest = backends.get("tree").solve(draw(5, True, integers=2), limits).rest
+    other = draw(7, True, integers=2)
+    raw = backends.get("tree").solve(other, Limits(rest=rest))
+    assert raw.bound == pytest.approx(brute(other), abs=1e-5)
 
 
 @settings(max_examples=40, deadline=None)

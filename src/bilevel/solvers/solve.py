@@ -121,11 +121,7 @@ def solve(
     form = problem.compile(parameters)
     if isinstance(start, Solution):
         request = replace(request, rest=start.stats.rest)
-        start = {
-            leaf.variable: start.values[i]
-            for i, leaf in problem.leaves.items()
-            if i in start.values
-        }
+        start = _point(start, problem)
     if start:
         request = replace(
             request, start=complete_point(form, problem.leaves, values_of(start, problem.leaves))
@@ -145,6 +141,15 @@ def solve(
     elif throw:
         raise SolveFailed(solution)
     return solution
+
+
+def _point(solution: Solution, problem: Problem) -> dict[Any, Any]:
+    """Return an earlier solution's values by variable."""
+    values, leaves = solution.values, problem.leaves
+    found = {leaf.variable: values[i] for i, leaf in leaves.items() if i in values}
+    if values and not found:
+        raise ProblemError("start is the solution of another problem: no variable is of this one.")
+    return found
 
 
 def _request(

@@ -49,6 +49,11 @@ class Disjunctions:
         decided = (low[at] == high[at]) & (low[at] == self._zero)
         return ~decided.any(axis=1)
 
+    def undecided(self, low: Array, high: Array) -> list[int]:
+        """Return the pairs that are open and the integers that have a choice."""
+        wide = low[self._whole] < high[self._whole]
+        return np.flatnonzero(np.concatenate([self.open(low, high), wide])).tolist()
+
     def violated(
         self, entries: Array | None, low: Array, high: Array, ray: Array | None = None
     ) -> tuple[Array, Array]:

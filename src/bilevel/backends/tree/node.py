@@ -20,11 +20,15 @@ class Settings:
         From how many trials on pseudocosts are believed.
     effort
         Share of the time spent on making feasible points from relaxations.
+    probe
+        From how many nodes on disjunctions are probed at the root, and again after eight times as
+        many each time: what can only be decided in one way is settled for the whole tree.
     """
 
     candidates: int = 8
     reliable: int = 2
     effort: float = 0.2
+    probe: int = 64
 
     def __post_init__(self) -> None:
         for name in (one.name for one in fields(self)):

@@ -19,6 +19,8 @@ from bilevel.program import Limits, Program, Progress, RawAnswer, Termination
 
 _SILENCE = 0.1
 _STOPPED = (Termination.LIMIT, Termination.INTERRUPTED)
+# Disjunctions are probed at the root again after so many times as many nodes.
+_PROBE_AGAIN = 8
 # Seconds a first answer is expected to cost; small problems are over before it pays.
 _FIRST_ANSWER = 0.004
 
@@ -53,7 +55,7 @@ class Search:
         self._session, self._points = session, points
         self._limits, self._settings = limits, settings
         self._choices = Disjunctions(program, compact)
-        self._state = State.begin(program, len(self._choices), limits.rest)
+        self._state = State.begin(program, compact, len(self._choices), limits.rest)
         self._began = time.perf_counter()
         self._current: Node | None = None  # being looked at
         self._improving = _FIRST_ANSWER
@@ -92,6 +94,8 @@ class Search:
         while node is not None:
             self._state.count += 1
             self._current = node
+            if self._state.count >= max(self._state.probe_at, self._settings.probe):
+                self._probe()
             children = sorted(self._branch(node))
             is_over = self._must_stop()
             for child in children[0 if is_over else 1 :]:
@@ -184,6 +188,26 @@ class Search:
             self._state.close(node.bound)
         return found, distance
 
+    def _probe(self) -> None:
+        """Settle for good what can only be decided in one way, now that a good point is known."""
+        state = self._state
+        if not np.isfinite(state.value):
+            return
+        state.probe_at = _PROBE_AGAIN * state.count
+        root = self._solve((), None, np.inf)
+        if root.entries is None:
+            return
+        for index in self._choices.undecided(state.low, state.high):
+            sides = self._choices.sides(index, root.entries, state.low, state.high)
+            for side, (entry, least, most) in (sides, sides[::-1]):
+                child = self._node((side,), root.warm, root.value)
+                if child is not None and child.bound < self._cutoff():
+                    continue
+                state.close(np.inf if child is None else child.bound)
+                state.low[entry] = max(state.low[entry], least)
+                state.high[entry] = min(state.high[entry], most)
+                break
+
     # -- feasible points
 
     def _improve(self, entries: Array) -> None:
@@ -237,7 +261,7 @@ class Search:
         return self._session.solve(low, high, warm, cutoff)
 
     def _bounds(self, changes: tuple[Change, ...]) -> tuple[Array, Array]:
-        low, high = self._compact.low.copy(), self._compact.high.copy()
+        low, high = self._state.low.copy(), self._state.high.copy()
         for entry, least, most in changes:
             if least > low[entry]:
                 low[entry] = least

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bilevel.backends.compact import Compact
 from bilevel.backends.tree.node import Node
 from bilevel.backends.tree.rule import Pseudocosts
 from bilevel.problem.functions import Array
@@ -24,6 +25,8 @@ class State:
     ----------
     mark
         Tells the program from others.
+    low, high
+        Bounds of entries that hold for every point still looked for.
     costs
         What the trials of branching have taught.
     heap
@@ -36,11 +39,15 @@ class State:
         Whether a node had no verdict.
     count, created
         Nodes looked at, and made.
+    probe_at
+        From how many nodes on disjunctions are probed again.
     seconds
         Time spent in earlier runs.
     """
 
     mark: bytes
+    low: Array
+    high: Array
     costs: Pseudocosts
     heap: list[Node] = field(default_factory=list)
     best: Array | None = None
@@ -49,14 +56,15 @@ class State:
     is_lost: bool = False
     count: int = 0
     created: int = 0
+    probe_at: int = 0
     seconds: float = 0.0
 
     @staticmethod
-    def begin(program: Program, disjunctions: int, rest: Any = None) -> State:
+    def begin(program: Program, compact: Compact, disjunctions: int, rest: Any = None) -> State:
         """Return a copy of ``rest`` if it belongs to the program, or a fresh state."""
         if belongs(rest, program):
             return deepcopy(rest)
-        return State(b"", Pseudocosts(disjunctions))
+        return State(b"", compact.low.copy(), compact.high.copy(), Pseudocosts(disjunctions))
 
     def push(self, node: Node) -> None:
         """Add an open node."""
