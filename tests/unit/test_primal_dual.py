@@ -81,9 +81,8 @@ def test_the_best_weights_tighten_the_relaxation():
     for seed in range(8):
         form = game(seed).compile()
         reformed = KKT().apply(form)
-        bounds = []
-        for rows in ((), inequalities(form, reformed)[:1], inequalities(form, reformed)):
-            bounds.append(relaxed(reformed.program, rows))
+        every = inequalities(form, reformed)
+        bounds = [relaxed(reformed.program, rows) for rows in ((), every[:1], every)]
         assert bounds[0] <= bounds[1] + 1e-7
         assert bounds[1] <= bounds[2] + 1e-7
         tightened += bounds[2] > bounds[1] + 1e-4

@@ -122,8 +122,9 @@ def test_probing_at_every_node_settles_nothing_wrongly(seed, curved):
 def test_a_search_in_pieces_finds_what_one_run_finds(seed):
     program = draw(seed, True, integers=2)
     whole = backends.get("tree").solve(program, Limits())
-    rest, count = None, 0
-    for pieces in range(1, 200):
+    rest, count, pieces = None, 0, 0
+    while pieces < 200:
+        pieces += 1
         limits = Limits(progress=lambda moment: True, rest=rest)
         raw = backends.get("tree").solve(program, limits)
         rest = raw.rest

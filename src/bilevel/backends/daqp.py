@@ -8,6 +8,7 @@ import daqp
 import numpy as np
 
 from bilevel.backends.backend import AbstractBackend
+from bilevel.backends.farkas import HUGE, Farkas
 from bilevel.errors import BackendError
 from bilevel.problem.functions import Array
 from bilevel.program import Feature, Limits, Program, RawAnswer, Termination
@@ -48,8 +49,8 @@ class DAQP(AbstractBackend):
                 np.ascontiguousarray(program.objective.P.toarray()),
                 np.ascontiguousarray(program.objective.c),
                 np.ascontiguousarray(matrix),
-                np.clip(upper, -1e30, 1e30),
-                np.clip(lower, -1e30, 1e30),
+                np.clip(upper, -HUGE, HUGE),
+                np.clip(lower, -HUGE, HUGE),
                 sense.astype(np.int32),
                 primal_tol=1e-10,
                 dual_tol=1e-12,
@@ -61,6 +62,12 @@ class DAQP(AbstractBackend):
         if code not in _STATUS:
             raise BackendError(f"DAQP answered with an unknown exit flag: {code}.")
         termination = _STATUS[code]
+        if termination is Termination.INFEASIBLE:
+            # DAQP calls some feasible programs infeasible, so this needs a proof.
+            free = np.full(program.n, HUGE)
+            ends = np.clip([np.append(-free, lower), np.append(free, upper)], -HUGE, HUGE)
+            if not Farkas(np.ascontiguousarray(matrix)).proves(*ends):
+                termination = Termination.NUMERICAL
         if termination is not Termination.OPTIMAL:
             return RawAnswer(termination, None, -np.inf, None, 0, seconds, str(code))
         duals = np.array(info["lam"])[: len(rows)]
