@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from benchmarks.families import lplp
+from benchmarks.modelling import to_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bilevel as bl
-from benchmarks.families import lplp
-from benchmarks.modelling import to_problem
 from bilevel import backends
 from bilevel.problem.functions import Monomials, Objective, Rows
 from bilevel.program import Limits, Program, Termination

@@ -11,7 +11,7 @@ import pytest
 import bilevel as bl
 
 
-def game(shift=0.0):
+def parts(shift=0.0):
     """Opposed interests, so that the search has something to do."""
     rng = np.random.default_rng(4)
     n = 8
@@ -25,7 +25,11 @@ def game(shift=0.0):
     )
     far = 3 * q / np.linalg.norm(q)
     leader = cp.Minimize(0.05 * cp.sum_squares(x) + cp.sum_squares(y - far) / 2)
-    return bl.Problem(leader, [x >= -5, x <= 5], [follower])
+    return leader, [x >= -5, x <= 5], [follower]
+
+
+def game(shift=0.0):
+    return bl.Problem(*parts(shift))
 
 
 def stopped_after(count):
@@ -77,3 +81,17 @@ def test_what_is_kept_is_no_part_of_a_report():
     first = bl.solve(game(), bl.Branching(), callback=stopped_after(3), throw=False)
     assert "rest" not in json.loads(json.dumps(first.to_dict()))["stats"]
     assert "State" not in repr(first)
+
+
+@pytest.mark.parametrize("solver", [bl.SingleLevel(), bl.Continuation()], ids=["scip", "ipopt"])
+def test_other_methods_take_the_point_alone(solver):
+    problem = game()
+    first = bl.solve(problem, bl.Branching(), callback=stopped_after(3), throw=False)
+    second = bl.solve(problem, solver, start=first, time_limit=5, throw=False)
+    assert second.stats.trace[: len(first.stats.trace)] != first.stats.trace
+
+
+def test_a_pessimistic_search_keeps_nothing():
+    problem = bl.Problem(*parts(), stance="pessimistic")
+    solution = bl.solve(problem, bl.Branching(), callback=lambda moment: True, throw=False)
+    assert solution.stats.rest is None

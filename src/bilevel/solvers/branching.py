@@ -23,7 +23,6 @@ from bilevel.status import Status
 from bilevel.structure import Stance, Structure
 
 _BACKEND = "tree"
-_STOPPED = (Termination.LIMIT, Termination.INTERRUPTED)
 # The search's points satisfy the optimality conditions to a vertex's accuracy.
 _EXACT = 1e-8
 
@@ -93,6 +92,7 @@ class Branching(AbstractSolver):
         first = None if request.start is None else answered(form, request.start)
         request, note = _continued(request, reformed.program)
         recorder = Recorder(form, request, reformed.proved)
+        recorder.trace += () if request.rest is None else request.rest.trace
         request = replace(request, options={**self._options(), **request.options})
         raw = self._search(form, reformed, request, recorder, first)
         if raw.v is not None and self._is_exact(reformed, raw):
@@ -102,13 +102,7 @@ class Branching(AbstractSolver):
         else:
             outcome = single.judge(form, request, reformed, raw, first)
         return replace(
-            outcome,
-            backend=_BACKEND,
-            backend_status=raw.raw_status,
-            stopped=raw.termination in _STOPPED,
-            nodes=raw.nodes,
-            seconds=raw.seconds,
-            trace=tuple(recorder.trace),
+            outcome.told_by(_BACKEND, raw, recorder.trace),
             note=f"{outcome.note} {note}".strip(),
             rest=None if raw.rest is None else Rest(raw.rest, tuple(recorder.trace), raw.seconds),
             earlier=0.0 if request.rest is None else request.rest.seconds,

@@ -23,8 +23,7 @@ from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
 from bilevel.status import Status
 from bilevel.structure import Stance
 
-_STOPPED = (Termination.LIMIT, Termination.INTERRUPTED)
-_UNDECIDED = (*_STOPPED, Termination.NUMERICAL)
+_UNDECIDED = (Termination.LIMIT, Termination.INTERRUPTED, Termination.NUMERICAL)
 
 
 @dataclass(frozen=True)
@@ -72,15 +71,7 @@ class SingleLevel(AbstractSolver):
             guess = initial_point(form)
             first = None if guess is None else answered(form, guess)
         outcome = self.judge(form, request, reformed, raw, first)
-        return replace(
-            outcome,
-            backend=self.backend,
-            backend_status=raw.raw_status,
-            stopped=raw.termination in _STOPPED,
-            nodes=raw.nodes,
-            seconds=raw.seconds,
-            trace=tuple(recorder.trace),
-        )
+        return outcome.told_by(self.backend, raw, recorder.trace)
 
     def answer(
         self,

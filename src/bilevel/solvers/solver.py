@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,11 +12,11 @@ import numpy as np
 
 from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
-from bilevel.program import Limits, Progress
+from bilevel.program import Limits, Progress, RawAnswer, Termination
 from bilevel.status import Status
 
-#: ``(seconds, incumbent, bound)`` whenever one of them improved.
-Trace = tuple[tuple[float, float | None, float | None], ...]
+#: ``(seconds, incumbent, bound)``, whenever one of them improved.
+Moment = tuple[float, float | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Rest:
     """
 
     search: Any = field(repr=False)
-    trace: Trace = field(repr=False)
+    trace: tuple[Moment, ...] = field(repr=False)
     seconds: float
 
 
@@ -135,10 +135,22 @@ class Outcome:
     nodes: int = 0
     seconds: float = 0.0
     note: str = ""
-    trace: Trace = ()
+    trace: tuple[Moment, ...] = ()
     stopped: bool = False
     rest: Rest | None = field(default=None, repr=False)
     earlier: float = 0.0
+
+    def told_by(self, backend: str, raw: RawAnswer, trace: Iterable[Moment]) -> Outcome:
+        """Return this outcome with a backend's statistics."""
+        return replace(
+            self,
+            backend=backend,
+            backend_status=raw.raw_status,
+            nodes=raw.nodes,
+            seconds=raw.seconds,
+            trace=tuple(trace),
+            stopped=raw.termination in (Termination.LIMIT, Termination.INTERRUPTED),
+        )
 
 
 class AbstractSolver(ABC):
@@ -182,7 +194,7 @@ class Recorder:
         self._has_bound = has_bound
         self._has_incumbent = not request.bound_only
         self._began = time.perf_counter() - request.spent
-        self.trace = [] if request.rest is None else list(request.rest.trace)
+        self.trace: list[Moment] = []
         self.error: Exception | None = None
 
     def __call__(self, moment: Progress) -> bool | None:

@@ -111,15 +111,7 @@ class WorstCase(AbstractSolver):
         recorder = Recorder(form, request)
         raw = self.exact.trusted_answer(form, reformed, request, recorder)
         outcome = self.exact.judge(form, request, reformed, raw)
-        basis = replace(
-            outcome,
-            w=None,
-            backend=self.exact.backend,
-            backend_status=raw.raw_status,
-            nodes=raw.nodes,
-            seconds=raw.seconds,
-            trace=tuple(recorder.trace),
-        )
+        basis = replace(outcome.told_by(self.exact.backend, raw, recorder.trace), w=None)
         hopeful, bound = bound, max(bound, outcome.bound)
         best = _better(form, best, outcome.w)
         if best is None:
