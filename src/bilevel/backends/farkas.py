@@ -20,7 +20,8 @@ _OPTIONS: dict[str, Any] = {
 }
 _SOFT, _FIXED = 8, 5
 # A proof is good for points of up to this size, and for violations of more than this.
-_RADIUS, _LEAST = 1e8, 1e-8
+_RADIUS, _LEAST = 1e10, 1e-8
+_ROUNDING = 1e-15
 #: A bound of at least this size is none.
 HUGE = 1e30
 
@@ -40,7 +41,7 @@ class Farkas:
     """
 
     def __init__(self, A: Array) -> None:
-        self._A = A
+        self._A, self._size = A, np.abs(A)
         self._model: Any = None
 
     def proves(self, low: Array, high: Array) -> bool:
@@ -60,14 +61,15 @@ class Farkas:
         n = self._A.shape[1]
         rows = np.where(np.where(lam > 0, high, low)[n:] * np.sign(lam[n:]) < HUGE, lam[n:], 0.0)
         every = np.concatenate([-(rows @ self._A), rows])
+        rounding = _ROUNDING * np.append(np.abs(rows) @ self._size, np.abs(rows))
         bound = np.where(every > 0, high, -low)
         known = bound < HUGE
-        # A weight on a bound that does not exist must vanish, or limits how far the proof reaches.
-        value = float(np.abs(every[known]) @ bound[known])
-        weight = float(np.abs(every).sum())
-        if not np.isfinite(value) or value >= -_LEAST * weight:
+        weight = np.abs(every)
+        value = float(weight[known] @ bound[known] + rounding[known] @ np.abs(bound[known]))
+        if not np.isfinite(value) or value >= -_LEAST * float(weight.sum()):
             return False
-        return bool(-value > _RADIUS * np.abs(every[~known]).sum())
+        # A weight on a bound that does not exist must vanish, or limits how far the proof reaches.
+        return bool(-value > _RADIUS * (weight + rounding)[~known].sum())
 
     def _ask(self, low: Array, high: Array) -> Array:
         m, n = self._A.shape
