@@ -8,7 +8,17 @@ from dataclasses import replace
 from typing import ClassVar
 
 from bilevel.problem.functions import Array
-from bilevel.program import Feature, Limits, Program, RawAnswer
+from bilevel.program import Feature, Limits, Program, RawAnswer, Termination
+
+#: What ends the search for an answer to a continuous program.
+VERDICTS = frozenset(
+    {
+        Termination.OPTIMAL,
+        Termination.INFEASIBLE,
+        Termination.UNBOUNDED,
+        Termination.INFEASIBLE_OR_UNBOUNDED,
+    }
+)
 
 
 class AbstractBackend(ABC):
@@ -20,10 +30,13 @@ class AbstractBackend(ABC):
         The vendor, as users write it.
     features
         What the vendor can take.
+    verdicts
+        What the vendor says of a continuous program that needs no second opinion.
     """
 
     name: ClassVar[str]
     features: ClassVar[Feature]
+    verdicts: ClassVar[frozenset[Termination]] = VERDICTS
 
     def missing(self, program: Program) -> Feature:
         """Return what the program needs and this vendor lacks."""

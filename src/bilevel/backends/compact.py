@@ -87,6 +87,27 @@ class Compact:
         other.c, other.constant = np.zeros(self.count), 0.0
         return other
 
+    def recession(self) -> Compact:
+        """Return the directions along which nothing bounds a point and nothing is curved.
+
+        Their entries are those of this program, then the gradient of the curved part, which is
+        zero; ``directions`` makes their bounds.
+        """
+        other = copy(self)
+        size = abs(self.P).max() if self.P.nnz else 1.0
+        other.A = sp.csr_array(sp.vstack([self.A, self.P / size]))
+        other.P, other.constant = sp.csr_array((self.count, self.count)), 0.0
+        other.low, other.high = self.directions(self.low, self.high)
+        return other
+
+    def directions(self, low: Array, high: Array) -> tuple[Array, Array]:
+        """Return the bounds of ``recession`` that belong to bounds of entries."""
+        still = np.zeros(self.count)
+        return (
+            np.append(np.where(np.isfinite(low), 0.0, -1.0), still),
+            np.append(np.where(np.isfinite(high), 0.0, 1.0), still),
+        )
+
     def collapse(self, v: Array) -> Array:
         """Return the entries at a point of the program."""
         y = v[self._columns]

@@ -31,6 +31,8 @@ class DAQP(AbstractBackend):
 
     name = "daqp"
     features = Feature.CONVEX_QUADRATIC
+    # It calls some programs unbounded that have an optimum.
+    verdicts = frozenset({Termination.OPTIMAL, Termination.INFEASIBLE})
 
     def solve(self, program: Program, limits: Limits, start: Array | None = None) -> RawAnswer:
         """See the abstract method; ``start`` is not used."""

@@ -14,6 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel import backends
+from bilevel.backends.backend import VERDICTS
 from bilevel.errors import BackendError, BackendNotFound, UnsupportedProblem
 from bilevel.problem.cones import interior
 from bilevel.problem.functions import Array, Cone, Monomials, Objective, Rows
@@ -110,7 +111,7 @@ def solve_continuous(
         if answer.duals is not None:
             answer = replace(answer, duals=answer.duals * factor)
         last = (answer, route)
-        if answer.termination in _VERDICTS:
+        if answer.termination in backend.verdicts:
             return last
     return last
 
@@ -122,19 +123,13 @@ def sweep_continuous(
     rows, _ = program.rows.unit()
     unit = replace(program, rows=rows)
     for cost, raw in zip(costs, backends.get(routes[0]).sweep(unit, costs, _SILENT), strict=True):
-        if raw.termination in _VERDICTS:
+        if raw.termination in VERDICTS:
             yield raw
         else:
             objective = Objective(sp.csr_array((program.n, program.n)), cost)
             yield solve_continuous(replace(program, objective=objective), routes)[0]
 
 
-_VERDICTS = (
-    Termination.OPTIMAL,
-    Termination.INFEASIBLE,
-    Termination.UNBOUNDED,
-    Termination.INFEASIBLE_OR_UNBOUNDED,
-)
 FIND_ROUTES = ("highs", "daqp", "clarabel", "scip")
 CHECK_ROUTES = ("clarabel", "daqp", "highs", "scip")
 

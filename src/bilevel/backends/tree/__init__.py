@@ -30,6 +30,8 @@ _DENSE = 1500
 _PATIENCE = 10
 # Handed from an unbounded program to similar ones: DAQP needs many steps to notice.
 _UNBOUNDED = NodeAnswer(Termination.UNBOUNDED)
+# A ray falls by at least this, relative to the largest cost.
+_STEEP = 1e-7
 _CLOSE, _ROUNDING = 1e-9, 1e-12
 
 
@@ -84,10 +86,30 @@ class _Careful(AbstractSession):
         if second.termination is Termination.UNBOUNDED:
             return replace(second, warm=_UNBOUNDED)
         if self._is_curved and second.termination is not Termination.INFEASIBLE:
-            if answer.termination is Termination.UNBOUNDED:
-                return answer
-            second = self._other("clarabel").solve(low, high, None, cutoff)
+            return self._curved(answer, low, high)
         return replace(second, warm=None)  # each session has its own
+
+    def _curved(self, answer: NodeAnswer, low: Array, high: Array) -> NodeAnswer:
+        """Answer a convex quadratic program that has points: unbounded only along a ray.
+
+        DAQP calls some unbounded that have an optimum.
+        """
+        if answer.termination is Termination.UNBOUNDED:
+            ray = self._ray(low, high)
+            if ray is not None:
+                return replace(answer, ray=ray)
+        answer = self._other("clarabel").solve(low, high)
+        if answer.termination is not Termination.UNBOUNDED:
+            return replace(answer, warm=None)
+        ray = self._ray(low, high)
+        return NodeAnswer(Termination.NUMERICAL) if ray is None else replace(answer, ray=ray)
+
+    def _ray(self, low: Array, high: Array) -> Array | None:
+        """Return a direction without end or curvature in which the objective falls, if any."""
+        steepest = self._other("rays").solve(*self._compact.directions(low, high))
+        if steepest.entries is None or steepest.value > -_STEEP * abs(self._compact.c).max():
+            return None
+        return steepest.entries[: len(low)]
 
     def _other(self, vendor: str) -> AbstractSession:
         if vendor not in self._others:
@@ -121,5 +143,7 @@ def _session(compact: Compact) -> AbstractSession:
 def _open(vendor: str, compact: Compact) -> AbstractSession:
     if vendor == "points":
         vendor, compact = "highs", compact.without_cost()
+    if vendor == "rays":
+        vendor, compact = "highs", compact.recession()
     module = import_module(f"bilevel.backends.{vendor}_session")
     return module.SESSION(compact)
