@@ -96,6 +96,9 @@ def _options(model: Any, program: Program, limits: Limits, feastol: float) -> No
     model.setParam("limits/gap", limits.rtol / 10)
     model.setParam("limits/absgap", limits.atol)
     model.setParam("numerics/feastol", feastol)
+    # With large multipliers a looser dual tolerance has let SCIP call subproblems hopeless that
+    # held the optimum.
+    model.setParam("numerics/dualfeastol", min(feastol, 1e-7))
     if program.indicators:
         # SCIP 10 cuts off optima of programs with indicators by strong dual reductions.
         model.setParam("misc/allowstrongdualreds", False)
