@@ -36,6 +36,8 @@ _STATUS = {
 }
 
 _LP_ERROR = "error in LP solver"
+# Coefficients beyond this make multipliers for which SCIP's tolerances are no longer small.
+_LARGE = 1e5
 
 
 class SCIP(AbstractBackend):
@@ -51,11 +53,36 @@ class SCIP(AbstractBackend):
         # further, beyond what its LP solver can do; where that fails, the default is tried.
         tight = 1e-7 if len(program.rows.products) else 1e-9
         first = _attempt(program, limits, start, tight)
-        if first.raw_status != _LP_ERROR:
+        is_doubtful = first.termination is Termination.OPTIMAL and _is_large(program)
+        if first.raw_status != _LP_ERROR and not is_doubtful:
             return first
         if limits.time_limit is not None:
             limits = replace(limits, time_limit=max(limits.time_limit - first.seconds, 0.1))
-        return _attempt(program, limits, start, 1e-6)
+        second = _attempt(program, limits, start, 1e-6)
+        return _agreed(program, first, second) if is_doubtful else second
+
+
+def _is_large(program: Program) -> bool:
+    """Return whether pairs meet numbers that have made SCIP cut off an optimum."""
+    largest = max(
+        np.abs(program.rows.A.data).max(initial=0.0), np.abs(program.rows.b).max(initial=0.0)
+    )
+    return bool(program.sos1) and largest > _LARGE
+
+
+def _agreed(program: Program, first: RawAnswer, second: RawAnswer) -> RawAnswer:
+    """Return what two solves with different tolerances say together."""
+    values = [
+        np.inf if raw.v is None else program.objective.evaluate(raw.v) for raw in (first, second)
+    ]
+    best = second if values[1] < values[0] else first
+    bounds = [raw.bound for raw in (first, second) if raw.termination is not Termination.NUMERICAL]
+    return replace(
+        best,
+        bound=min(bounds),
+        nodes=first.nodes + second.nodes,
+        seconds=first.seconds + second.seconds,
+    )
 
 
 def _attempt(program: Program, limits: Limits, start: Array | None, feastol: float) -> RawAnswer:
@@ -96,9 +123,6 @@ def _options(model: Any, program: Program, limits: Limits, feastol: float) -> No
     model.setParam("limits/gap", limits.rtol / 10)
     model.setParam("limits/absgap", limits.atol)
     model.setParam("numerics/feastol", feastol)
-    # With large multipliers a looser dual tolerance has let SCIP call subproblems hopeless that
-    # held the optimum.
-    model.setParam("numerics/dualfeastol", min(feastol, 1e-7))
     if program.indicators:
         # SCIP 10 cuts off optima of programs with indicators by strong dual reductions.
         model.setParam("misc/allowstrongdualreds", False)

@@ -1,4 +1,4 @@
-"""SCIP cut off an optimum where multipliers are large and its dual tolerance is the usual one."""
+"""SCIP cut off an optimum where multipliers are large; there it is asked twice."""
 
 from __future__ import annotations
 
