@@ -12,12 +12,12 @@ from bilevel.backends.compact import Compact
 from bilevel.backends.session import AbstractSession, NodeAnswer
 from bilevel.backends.tree.disjunctions import Change, Disjunctions
 from bilevel.backends.tree.node import Node, Settings, gain
+from bilevel.backends.tree.reporter import Reporter
 from bilevel.backends.tree.rule import score
 from bilevel.backends.tree.state import State
 from bilevel.problem.functions import Array
-from bilevel.program import Limits, Program, Progress, RawAnswer, Termination
+from bilevel.program import Limits, Program, RawAnswer, Termination
 
-_SILENCE = 0.1
 _STOPPED = (Termination.LIMIT, Termination.INTERRUPTED)
 # Disjunctions are probed at the root again after so many times as many nodes.
 _PROBE_AGAIN = 8
@@ -59,7 +59,7 @@ class Search:
         self._began = time.perf_counter()
         self._current: Node | None = None  # being looked at
         self._improving = _FIRST_ANSWER
-        self._reported = -np.inf
+        self._tell = Reporter(limits.progress)
         self._is_stopped = self._is_unbounded = False
 
     def run(self, start: Array | None = None) -> RawAnswer:
@@ -87,15 +87,12 @@ class Search:
                 self._state.push(self._current)
         return self._answer(ended)
 
-    # -- the tree
-
     def _dive(self, node: Node | None) -> None:
         """Branch on a node and go on with the better child until nothing is left of it."""
         while node is not None:
             self._state.count += 1
             self._current = node
-            if self._state.count >= max(self._state.probe_at, self._settings.probe):
-                self._probe()
+            self._probe()
             children = sorted(self._branch(node))
             is_over = self._must_stop()
             for child in children[0 if is_over else 1 :]:
@@ -151,9 +148,8 @@ class Search:
                     break
                 continue
             children = []
-            for side, change in enumerate(
-                self._choices.sides(index, node.answer.entries, low, high)
-            ):
+            sides = self._choices.sides(index, node.answer.entries, low, high)
+            for side, change in enumerate(sides):
                 child = self._node((*node.changes, change), node.answer.warm, node.bound)
                 self._state.costs.learn(index, side, np.inf if child is None else gain(child, node))
                 if child is not None:
@@ -191,7 +187,8 @@ class Search:
     def _probe(self) -> None:
         """Settle for good what can only be decided in one way, now that a good point is known."""
         state = self._state
-        if not np.isfinite(state.value):
+        wanted = max(state.probe_at, self._settings.probe)
+        if state.count < wanted or not np.isfinite(state.value):
             return
         state.probe_at = _PROBE_AGAIN * state.count
         root = self._solve((), None, np.inf)
@@ -236,8 +233,6 @@ class Search:
             self._state.best, self._state.value = v, value
             self._report(at_once=True)
 
-    # -- small things
-
     def _node(self, changes: tuple[Change, ...], warm: object, bound: float) -> Node | None:
         """Solve a subproblem; ``None`` if nothing in it is worth looking at."""
         answer = self._solve(changes, warm, self._cutoff())
@@ -278,23 +273,13 @@ class Search:
         return self._state.value - 0.5 * self._gap(self._state.value)
 
     def _must_stop(self) -> bool:
-        limit = self._limits.time_limit
-        late = limit is not None and time.perf_counter() - self._began > limit
+        limit = np.inf if self._limits.time_limit is None else self._limits.time_limit
+        late = time.perf_counter() - self._began > limit
         return late or self._is_stopped or self._is_unbounded
 
     def _report(self, at_once: bool = False) -> None:
-        now, progress = time.perf_counter() - self._began, self._limits.progress
-        if progress is None or (not at_once and now - self._reported < _SILENCE):
-            return
-        self._reported = now
-        bound = self._state.bound(self._current)
-        moment = Progress(
-            now,
-            self._state.value if np.isfinite(self._state.value) else None,
-            bound if np.isfinite(bound) else None,
-            self._state.count,
-        )
-        self._is_stopped |= bool(progress(moment))
+        seconds = time.perf_counter() - self._began
+        self._is_stopped |= self._tell(self._state, self._current, seconds, at_once)
 
     def _answer(self, ended: Termination) -> RawAnswer:
         bound, v, value = self._state.bound(self._current), self._state.best, self._state.value
