@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cvxpy as cp
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -22,6 +23,15 @@ def test_a_problem_with_an_optimum_is_not_unbounded():
     solution = bl.solve(to_problem(draw("QP-QP", 360)), bl.Branching())
     assert solution.status is bl.Status.OPTIMAL
     assert solution.leader_value == pytest.approx(truth("QP-QP", 360).value, abs=1e-5)
+
+
+def test_a_node_that_is_unbounded_is_seen_to_be():
+    k, z, y = cp.Variable(boolean=True), cp.Variable(bounds=[-1, 1]), cp.Variable()
+    follower = bl.Follower(cp.Minimize(cp.square(y) - 3 * y), [y <= 3, y >= -3], [y])
+    for leader, value in ((cp.square(z) + k * y, 0.0), (cp.square(z) - z - 3 * y + k * y, -4.75)):
+        solution = bl.solve(bl.Problem(cp.Minimize(leader), [], [follower]), bl.Branching())
+        assert solution.status is bl.Status.OPTIMAL
+        assert solution.leader_value == pytest.approx(value, abs=1e-5)
 
 
 @settings(max_examples=80, deadline=None)

@@ -90,7 +90,7 @@ class Continuation(AbstractSolver):
 
     def accepts(self, form: StandardForm) -> tuple[str, ...]:
         """See the abstract method."""
-        reasons = []
+        reasons = list(form.integer_followers)
         if form.stance is Stance.PESSIMISTIC:
             reasons.append(
                 "Continuation follows the optimistic problem's optimality conditions; use "

@@ -86,23 +86,21 @@ class _Careful(AbstractSession):
         if second.termination is Termination.UNBOUNDED:
             return replace(second, warm=_UNBOUNDED)
         if self._is_curved and second.termination is not Termination.INFEASIBLE:
-            return self._curved(answer, low, high)
+            return self._curved(low, high)
         return replace(second, warm=None)  # each session has its own
 
-    def _curved(self, answer: NodeAnswer, low: Array, high: Array) -> NodeAnswer:
-        """Answer a convex quadratic program that has points: unbounded only along a ray.
+    def _curved(self, low: Array, high: Array) -> NodeAnswer:
+        """Answer a convex quadratic program that has points: unbounded along a ray, or not at all.
 
-        DAQP calls some unbounded that have an optimum.
+        DAQP calls some unbounded that have an optimum, Clarabel is not sure of some that are.
         """
-        if answer.termination is Termination.UNBOUNDED:
-            ray = self._ray(low, high)
-            if ray is not None:
-                return replace(answer, ray=ray)
-        answer = self._other("clarabel").solve(low, high)
-        if answer.termination is not Termination.UNBOUNDED:
-            return replace(answer, warm=None)
         ray = self._ray(low, high)
-        return NodeAnswer(Termination.NUMERICAL) if ray is None else replace(answer, ray=ray)
+        if ray is not None:
+            return NodeAnswer(Termination.UNBOUNDED, ray=ray)
+        answer = self._other("clarabel").solve(low, high)
+        if answer.termination is Termination.UNBOUNDED:
+            return NodeAnswer(Termination.NUMERICAL)
+        return replace(answer, warm=None)
 
     def _ray(self, low: Array, high: Array) -> Array | None:
         """Return a direction without end or curvature in which the objective falls, if any."""
