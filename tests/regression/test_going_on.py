@@ -95,3 +95,20 @@ def test_a_pessimistic_search_keeps_nothing():
     problem = bl.Problem(*parts(), stance="pessimistic")
     solution = bl.solve(problem, bl.Branching(), callback=lambda moment: True, throw=False)
     assert solution.stats.rest is None
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"candidates": -1},
+        {"candidates": 1.5},
+        {"reliable": True},
+        {"effort": np.nan},
+        {"effort": -1},
+        {"inequality": "no"},
+    ],
+    ids=str,
+)
+def test_settings_are_checked(setting):
+    with pytest.raises(bl.ProblemError, match=next(iter(setting))):
+        bl.Branching(**setting)

@@ -311,3 +311,14 @@ def test_scales_of_parameters_do_not_matter():
     found = bl.reaction(bl.Problem(cp.Minimize(cp.sum(x)), box, followers=[follower]))
     assert found.is_complete
     assert len(found) == 7
+
+
+def test_a_wide_domain_is_never_called_complete():
+    """A region of width one is thinner than 1e-7 of the domain, and the best point lies in it."""
+    x, w = cp.Variable(name="x"), cp.Variable(name="w")
+    follower = bl.Follower(cp.Minimize(cp.square(w - x)), [w >= 0, w <= 1], [w])
+    leader = cp.Minimize(cp.square(w - 0.5) + 0 * x)
+    problem = bl.Problem(leader, [x >= -1e7, x <= 1e7], [follower])
+    assert not bl.reaction(problem).is_complete
+    solution = bl.solve(problem, bl.Substitution(), throw=False)
+    assert solution.status is not bl.Status.OPTIMAL

@@ -18,6 +18,7 @@ from bilevel.structure import Stance
 
 # The share of the domain that rounding may leave uncovered.
 _COMPLETE = 1e-6
+_WIDE = 1e5
 _INSIDE = 1e-9
 _NEAR = 1e-8
 
@@ -97,7 +98,8 @@ class ReactionMap:
 
     Notes
     -----
-    Regions thinner than 1e-7 of the domain are not seen.
+    Regions thinner than 1e-7 of the domain are not seen, so a map of a domain wider than 1e5 is
+    never called complete.
 
     Examples
     --------
@@ -124,7 +126,10 @@ class ReactionMap:
     @property
     def is_complete(self) -> bool:
         """Whether the regions cover the domain and all that lies between them is known."""
-        return self.uncovered <= _COMPLETE
+        span = self.domain.max(axis=0) - self.domain.min(axis=0) if len(self.domain) else 0.0
+        # In a domain this wide a region of ordinary size is thinner than what is seen.
+        is_wide = np.any(np.isfinite(span) & (span > _WIDE))
+        return bool(self.uncovered <= _COMPLETE and not is_wide)
 
     @property
     def set_valued(self) -> tuple[Region, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from bilevel import backends
 from bilevel.backends.tree.state import belongs
+from bilevel.errors import ProblemError
 from bilevel.problem.functions import Array, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Program, RawAnswer, Termination
@@ -74,6 +75,22 @@ class Branching(AbstractSolver):
     reliable: int = 2
     effort: float = 0.2
     inequality: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("candidates", "reliable"):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+                raise ProblemError(
+                    f"Branching({name}=...) must be a whole number from 1, not {value!r}."
+                )
+        if not 0 <= self.effort < np.inf:
+            raise ProblemError(
+                f"Branching(effort=...) must be a share of the time from 0, not {self.effort!r}."
+            )
+        if not isinstance(self.inequality, bool):
+            raise ProblemError(
+                f"Branching(inequality=...) must be True or False, not {self.inequality!r}."
+            )
 
     def accepts(self, form: StandardForm) -> tuple[str, ...]:
         """See the abstract method."""
