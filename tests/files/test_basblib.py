@@ -259,3 +259,23 @@ def test_functions_beyond_the_models(tmp_path, new, words):
 def test_a_companion_makes_no_sense(tmp_path):
     with pytest.raises(ProblemError, match="leave aux out"):
         bl.read(write(tmp_path, SORTED), aux="a.aux")
+
+
+@pytest.mark.parametrize(
+    ("objective", "row"),
+    [
+        ("y", "y/0"),
+        ("y", "(-8)^(1/3)*y"),
+        ("y", " + ".join(["y"] * 900)),
+        ("(-8)^(1/3)*y", "y"),
+    ],
+    ids=["division", "complex", "long", "complex objective"],
+)
+def test_what_cvxpy_cannot_model_is_named(tmp_path, objective, row):
+    file = tmp_path / "x.mod"
+    file.write_text(
+        f"var x >= 0, <= 10;\nvar y >= 0, <= 10;\nminimize outer_obj: x + y;\nsubject to\n"
+        f"inner_obj: y^2 - {objective} = 0;\ninner_con1: {row} <= 3;\n"
+    )
+    with pytest.raises((bl.ProblemError, bl.UnsupportedProblem), match=r"x\.mod"):
+        bl.read(file)

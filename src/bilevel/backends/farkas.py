@@ -21,7 +21,7 @@ _OPTIONS: dict[str, Any] = {
 _SOFT, _FIXED = 8, 5
 # A proof is good for points of up to this size, and for violations of more than this.
 _RADIUS, _LEAST = 1e10, 1e-8
-_ROUNDING = 1e-15
+_ROUNDING, _TINY = 1e-15, 1e-9
 #: A bound of at least this size is none.
 HUGE = 1e30
 
@@ -52,14 +52,33 @@ class Farkas:
         low, high
             Bounds of columns, then of rows; beyond ``HUGE`` there is none.
         """
+        n = self._A.shape[1]
+        empty = self._size.sum(axis=1) == 0
+        if (low - high > _LEAST).any():
+            return True
+        if (low[n:][empty] > _LEAST).any() or (high[n:][empty] < -_LEAST).any():
+            return True
         try:
             lam = self._ask(low, high)
         except Exception:
             return False
         if not np.isfinite(lam).all():
             return False
-        n = self._A.shape[1]
         rows = np.where(np.where(lam > 0, high, low)[n:] * np.sign(lam[n:]) < HUGE, lam[n:], 0.0)
+        return self._holds(rows, low, high) or self._holds(self._exact(rows, low, high), low, high)
+
+    def _exact(self, rows: Array, low: Array, high: Array) -> Array:
+        """Return weights near these that vanish on columns without bounds, but for rounding."""
+        n = self._A.shape[1]
+        free = (low[:n] <= -HUGE) | (high[:n] >= HUGE)
+        used = np.flatnonzero(np.abs(rows) > _TINY * np.abs(rows).max(initial=0.0))
+        exact = np.zeros(len(rows))
+        M = self._A[np.ix_(used, free)].T
+        exact[used] = rows[used] - np.linalg.lstsq(M, M @ rows[used], rcond=None)[0]
+        return exact
+
+    def _holds(self, rows: Array, low: Array, high: Array) -> bool:
+        """Return whether weights of rows are a proof."""
         every = np.concatenate([-(rows @ self._A), rows])
         rounding = _ROUNDING * np.append(np.abs(rows) @ self._size, np.abs(rows))
         bound = np.where(every > 0, high, -low)

@@ -98,11 +98,15 @@ class Expressions:
         """
         try:
             tree = ast.parse(f"({_sums(text.replace('^', '**'))}\n)", mode="eval")
+        except (RecursionError, MemoryError):
+            raise self.source.error(line, f"{_short(text)!r} has too many terms.") from None
         except SyntaxError as error:
             at = line + (error.lineno or 1) - 1
             raise self.source.error(at, f"{_short(text)!r} is no expression.") from None
         try:
             return self._value(tree.body, line, local or {})
+        except RecursionError:
+            raise self.source.error(line, f"{_short(text)!r} has too many terms.") from None
         except (ZeroDivisionError, OverflowError, ValueError) as error:
             if isinstance(error, ProblemError):
                 raise

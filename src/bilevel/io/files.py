@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bilevel.errors import ProblemError
+from bilevel.errors import BilevelError, ProblemError
 from bilevel.io.basblib import read_basblib
 from bilevel.io.linear import to_problem
 from bilevel.io.mibs import read_division
@@ -69,7 +69,13 @@ def read(path: str | Path, aux: str | Path | None = None) -> Problem:
     if ending == ".mod":
         if aux is not None:
             raise ProblemError(f"{path} is a .mod file, which holds both levels: leave aux out.")
-        return read_basblib(path)
+        try:
+            return read_basblib(path)
+        except BilevelError:
+            raise
+        except (ValueError, RecursionError) as error:
+            # CVXPY's own words, such as a division by zero or too deep a sum.
+            raise ProblemError(f"{path} holds what cannot be modelled: {error}") from error
     program = read_mps(path)
     return to_problem(*read_division(_companion(path) if aux is None else aux, program))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def read_text(path: str | Path) -> Source:
             data = gzip.decompress(data)
     except FileNotFoundError:
         raise ProblemError(f"There is no file {str(path)!r}.") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ProblemError(f"The file {str(path)!r} cannot be read: {error}") from error
     try:
         text = data.decode("utf-8-sig")
