@@ -58,6 +58,17 @@ class UnsupportedProblem(BilevelError):
         super().__init__(" ".join(self.reasons))
 
 
+class UnsupportedDerivative(BilevelError):
+    """A derivative of this order does not exist or is not implemented; no number is returned.
+
+    Examples
+    --------
+    >>> from bilevel.errors import UnsupportedDerivative
+    >>> issubclass(UnsupportedDerivative, Exception)
+    True
+    """
+
+
 class BackendNotFound(BilevelError, ImportError):
     """A backend's package is not installed; the message carries the install line.
 

@@ -128,7 +128,7 @@ class Canonical:
             constraints = [*source.constraints]
             if source is not self._sources[0]:
                 constraints += [
-                    c for v in source.variables for c in _attribute_rows(self.leaves[v.id])
+                    c for v in source.variables for c in attribute_rows(self.leaves[v.id])
                 ]
             rewriter = Rewriter(expressions, parameters)
             level = Level(source.who, source.objective, constraints, rewriter, bool(levels))
@@ -268,7 +268,7 @@ def _bounds_from_rows(columns: Columns, rows: Rows) -> tuple[Columns, Rows]:
     return replace(columns, lower=lower, upper=upper), rows.take(keep)
 
 
-def _attribute_rows(leaf: Leaf) -> list[Any]:
+def attribute_rows(leaf: Leaf) -> list[Any]:
     """Bounds that a follower's variable declares, as constraints: each has a multiplier."""
     variable, (lower, upper) = leaf.variable, leaf.bounds
     rows, vector = [], cp.vec(variable, order="F")
@@ -277,6 +277,10 @@ def _attribute_rows(leaf: Leaf) -> list[Any]:
         if len(finite):
             part = vector if len(finite) == variable.size else vector[finite]
             rows.append(build(part, bound[finite]))
+    if variable.attributes.get("PSD"):
+        rows.append(variable >> 0)
+    if variable.attributes.get("NSD"):
+        rows.append(variable << 0)
     return rows
 
 

@@ -143,10 +143,13 @@ def as_array(value: Any) -> Array:
     return np.asarray(value.toarray() if sp.issparse(value) else value, float)
 
 
-def make_leaf(variable: cp.Variable, first: int) -> Leaf:
-    """Return the plain columns of a variable, numbered from ``first``."""
+def make_leaf(variable: cp.Variable, first: int, semidefinite: bool = False) -> Leaf:
+    """Return the plain columns of a variable, numbered from ``first``.
+
+    With ``semidefinite`` the attributes PSD and NSD are taken too; the caller writes the cone.
+    """
     attributes = variable.attributes
-    for name in _REFUSED:
+    for name in _REFUSED[: -2 if semidefinite else None]:
         if attributes.get(name):
             raise UnsupportedProblem(
                 f"Variable {label(variable)} is declared {name}=True, which is not supported. "
@@ -165,7 +168,7 @@ def make_leaf(variable: cp.Variable, first: int) -> Leaf:
 def _basis(variable: cp.Variable) -> sp.csr_array | None:
     shape, attributes = variable.shape, variable.attributes
     flat = np.arange(variable.size).reshape(shape, order="F")
-    if attributes.get("symmetric"):
+    if any(attributes.get(name) for name in ("symmetric", "PSD", "NSD")):
         row, column = np.triu_indices(shape[0])
         pairs = np.concatenate([flat[row, column], flat[column, row]])
         index = np.tile(np.arange(len(row)), 2)

@@ -42,6 +42,30 @@ class LevelArrays:
     b: Array
 
 
+@dataclass(frozen=True)
+class Tensor:
+    """Entries of an array, each a sum of multiples of parameters.
+
+    Parameters
+    ----------
+    row, column
+        Place of the term in the array, shape ``(t,)``.
+    parameter
+        Which entry of the parameters it multiplies.
+    value
+        The coefficient.
+    """
+
+    row: Array
+    column: Array
+    parameter: Array
+    value: Array
+
+    def take(self, mask: Array) -> Tensor:
+        """Keep the terms of a mask."""
+        return Tensor(self.row[mask], self.column[mask], self.parameter[mask], self.value[mask])
+
+
 class Level:
     """A compiled level.
 
@@ -178,6 +202,39 @@ class Level:
         sign = np.where(flip, 1.0, -1.0)
         A.data = A.data * np.repeat(sign, np.diff(A.indptr))
         return LevelArrays(sp.csr_array(P), c, float(constant), A, -sign * b)
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Return what the arrays are made of: each entry an affine function of the parameters.
+
+        Keys are ``P``, ``c``, ``constant``, ``A`` and ``b``, in the signs of ``arrays``. Parameters
+        are numbered as in ``parameter_starts``.
+        """
+        program, n, m = self._program, self.n, self._program.constr_size
+        sign = np.where(self.equality | ~self.linear_rows, 1.0, -1.0)
+        rows = sp.coo_array(program.A)
+        row, column = rows.coords[0] % max(m, 1), rows.coords[0] // max(m, 1)
+        value, inside = rows.data * sign[row], column < n
+        costs = sp.coo_array(program.q)
+        linear = costs.coords[0] < n
+        none = np.empty(0, int)
+        square = Tensor(none, none, none, np.empty(0))
+        if program.P is not None:
+            entry = sp.coo_array(program.P)
+            place = entry.coords[0]
+            square = Tensor(place % n, place // n, entry.coords[1], entry.data)
+        zero = np.zeros(len(costs.data), int)
+        return {
+            "P": square,
+            "c": Tensor(costs.coords[0], zero, costs.coords[1], costs.data).take(linear),
+            "constant": Tensor(zero, zero, costs.coords[1], costs.data).take(~linear),
+            "A": Tensor(row, column, rows.coords[1], value).take(inside),
+            "b": Tensor(row, np.zeros(len(row), int), rows.coords[1], -value).take(~inside),
+        }
+
+    @property
+    def parameter_starts(self) -> Mapping[int, int]:
+        """Where each plain parameter's entries start, column by column; key -1: the number one."""
+        return self._program.param_id_to_col
 
     def _check_finite(self, c: Array, constant: Any, A: sp.csr_array, b: Array) -> None:
         if not (np.isfinite(c).all() and np.isfinite(constant)):

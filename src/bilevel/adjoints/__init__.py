@@ -1,0 +1,7 @@
+"""How an answer is differentiated with respect to its data; an adjoint is an argument."""
+
+from bilevel.adjoints.adjoint import Diagnosis, GradientKind
+from bilevel.adjoints.cone import Cone
+from bilevel.adjoints.kkt import KKT
+
+__all__ = ["KKT", "Cone", "Diagnosis", "GradientKind"]

@@ -1,0 +1,149 @@
+"""The one ``torch.autograd.Function`` of the library: any map with a rule for its derivative."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel.errors import UnsupportedDerivative
+
+
+class AbstractRule(ABC):
+    """A map of batched tensors and how it is differentiated.
+
+    Attributes
+    ----------
+    order
+        How often the map may be differentiated; ``None``: as often as one likes.
+    what
+        How messages call it.
+    differentiable
+        How many of the outputs, the first ones, have a derivative; ``None``: all.
+    """
+
+    order: int | None = None
+    what: str = "this layer"
+    differentiable: int | None = None
+
+    @abstractmethod
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs, each with the batch as first axis; no gradient is recorded here."""
+
+    @abstractmethod
+    def backward(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], grads: Sequence[Tensor | None]
+    ) -> Sequence[Tensor | None]:
+        """Return the vector-Jacobian product, in operations that can be differentiated again.
+
+        Parameters
+        ----------
+        inputs, outputs
+            What ``forward`` was given and has returned; differentiable where they are.
+        grads
+            Gradients with respect to the outputs.
+        """
+
+
+class Differentiable(torch.autograd.Function):
+    """``apply(rule, depth, *inputs)``; ``depth`` counts how often this was differentiated before.
+
+    It holds nothing itself: every rule computes its vector-Jacobian product with operations that
+    autograd records, and with this very function where it solves. That gives all orders.
+    """
+
+    @staticmethod
+    def forward(rule: AbstractRule, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the rule's outputs."""
+        return rule.forward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep inputs and outputs for the vector-Jacobian product."""
+        rule, *tensors = inputs
+        ctx.rule, ctx.count = rule, len(tensors)
+        if rule.differentiable is not None:
+            ctx.mark_non_differentiable(*output[rule.differentiable :])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors, *output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        """Return the rule's vector-Jacobian product."""
+        saved = ctx.saved_tensors
+        inputs, outputs = saved[: ctx.count], saved[ctx.count :]
+        if ctx.rule.order == 1 and torch.is_grad_enabled():
+            # Only the caller's wish for a graph switches this on in a backward pass.
+            found = ctx.rule.backward(inputs, outputs, grads)
+            refuse = _Refusal(ctx.rule.what)
+            found = [g if g is None else Differentiable.apply(refuse, g, *inputs)[0] for g in found]
+            return (None, *found)
+        return (None, *ctx.rule.backward(inputs, outputs, grads))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], rule: AbstractRule, *inputs: Tensor) -> Any:
+        """Fold the mapped axis into the batch, call again, and unfold."""
+        size = info.batch_size
+        folded = []
+        for tensor, dim in zip(inputs, in_dims[1:], strict=True):
+            whole = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+            folded.append(whole.reshape(whole.shape[0] * whole.shape[1], *whole.shape[2:]))
+        outputs = Differentiable.apply(rule, *folded)
+        unfolded = tuple(one.reshape(size, len(one) // size, *one.shape[1:]) for one in outputs)
+        return unfolded, (0,) * len(unfolded)
+
+
+class _Refusal(AbstractRule):
+    """The identity, which refuses to be differentiated."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return (inputs[0].clone(),)
+
+    def backward(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], grads: Sequence[Tensor | None]
+    ) -> Sequence[Tensor | None]:
+        raise UnsupportedDerivative(
+            f"The second derivative of {self.what} is not available: its first derivative is "
+            f"right, but not a function that can be differentiated again."
+        )
+
+
+def apply(rule: AbstractRule, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """Return a rule's outputs, differentiable by its vector-Jacobian product.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bilevel.adjoints.function import AbstractRule, apply
+    >>> class Cube(AbstractRule):
+    ...     def forward(self, x):
+    ...         return (x**3,)
+    ...
+    ...     def backward(self, inputs, outputs, grads):
+    ...         return (3 * inputs[0] ** 2 * grads[0],)
+    >>> x = torch.tensor([2.0], requires_grad=True)
+    >>> (slope,) = torch.autograd.grad(apply(Cube(), x)[0], x, create_graph=True)
+    >>> print(slope.item(), torch.autograd.grad(slope, x)[0].item())
+    12.0 12.0
+    """
+    if torch._C._are_functorch_transforms_active():
+        return Differentiable.apply(rule, *inputs)
+    if not torch.is_grad_enabled():
+        return rule.forward(*inputs)
+    return _record(rule, *inputs)
+
+
+def is_plain() -> bool:
+    """Return whether nothing is recorded or transformed, so that NumPy may compute."""
+    return not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
+
+
+# Where no transform is active this is all that ``apply`` does, but for inspecting the signature of
+# ``forward`` to fill in defaults, which takes longer than solving a small program.
+_record = super(torch.autograd.Function, Differentiable).apply

@@ -1,0 +1,186 @@
+"""Derivatives of a quadratic program's answer by its active optimality conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bilevel.adjoints import kernels, saddle
+from bilevel.adjoints.adjoint import Diagnosis
+from bilevel.adjoints.barrier import central_ratios
+from bilevel.adjoints.function import AbstractRule, is_plain
+from bilevel.errors import ProblemError
+from bilevel.problem.functions import Array
+from bilevel.problem.parametric import ParametricProgram
+
+_DEGENERATE = ("lstsq", "active", "barrier", "raise")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Answers to a batch of quadratic programs.
+
+    Parameters
+    ----------
+    y, z
+        Answers and multipliers, zero where there are none.
+    usable
+        Where there is an answer, shape ``(B,)``.
+    active, weak
+        Rows that are active with and without force, shape ``(B, m)``.
+    margin
+        See ``Diagnosis``.
+    half
+        ``saddle.half(H, q, A)``.
+    complete
+        Whether there are answers everywhere.
+    kinked
+        Whether a row is weak anywhere.
+    """
+
+    y: Array
+    z: Array
+    usable: Array
+    active: Array
+    weak: Array
+    margin: Array
+    half: saddle.Half
+    complete: bool
+    kinked: bool
+
+
+@dataclass(frozen=True)
+class KKT:
+    r"""Differentiate an answer by the linear system of its active optimality conditions.
+
+        [P   A_J'] [dy]     [dP y + dq + dA' z]
+        [A_J  0  ] [dz] = - [dA_J y - db_J    ]
+
+    for ``min y'P y / 2 + q'y`` subject to ``A y <= b`` (or ``== b``), where ``J`` holds the
+    equations and the inequalities with a positive multiplier.
+
+    Parameters
+    ----------
+    degenerate
+        What to do where an inequality is active with multiplier zero (the answer has a kink
+        there), or where the system is singular (the answer or its multipliers are not unique):
+
+        ``"lstsq"``
+            count such inequalities as inactive, take a least-squares solution of the system;
+        ``"active"``
+            count them as active: the other one-sided derivative;
+        ``"barrier"``
+            derive the answer smoothed by a vanishing log barrier: for one kink the mean of both;
+        ``"raise"``
+            refuse.
+    tolerance
+        A slack or multiplier below it counts as zero, relative, on rows of unit norm.
+
+    Notes
+    -----
+    Exact where the active rows are linearly independent, the multipliers are strict and ``P`` is
+    positive definite on the null space of the active rows. ``report.kind`` says for each instance
+    whether that holds. Second and higher derivatives are those at a fixed active set.
+
+    References
+    ----------
+    Fiacco, *Introduction to Sensitivity and Stability Analysis* (1983), theorem 2.1.
+
+    Examples
+    --------
+    >>> from bilevel import adjoints
+    >>> adjoints.KKT(degenerate="barrier").degenerate
+    'barrier'
+    """
+
+    degenerate: str = "lstsq"
+    tolerance: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if self.degenerate not in _DEGENERATE:
+            raise ProblemError(
+                f"degenerate must be one of {_DEGENERATE}, not {self.degenerate!r}."
+            )
+        if not 0 < self.tolerance < 1:
+            raise ProblemError(f"tolerance must lie between 0 and 1, not {self.tolerance!r}.")
+
+    def rule(self, solve: Callable[..., Any], program: ParametricProgram) -> Stationary:
+        """Return the map ``(H, q, A, b) -> (y, z)`` with this derivative; ``P = H + H'``.
+
+        Parameters
+        ----------
+        solve
+            Solves a batch: ``solve(H, q, A, b, tolerance)``, NumPy in, a ``Found`` out.
+        program
+            The program, for the number of its equations.
+        """
+        return Stationary(self, solve, program.equalities)
+
+
+class Stationary(AbstractRule):
+    """The rule of ``KKT``."""
+
+    what = "a quadratic program's answer"
+    differentiable = 2
+
+    def __init__(self, adjoint: KKT, solve: Callable[..., Any], equalities: int) -> None:
+        self._adjoint, self._solve, self._equalities = adjoint, solve, equalities
+        self.diagnosis: Diagnosis | None = None
+        self._probe: tuple[Array, Array, saddle.Factor] | None = None
+        self._complete = True
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        data = tuple(map(saddle.array, inputs))
+        adjoint, equalities = self._adjoint, self._equalities
+        found = self._solve(*data, adjoint.tolerance)
+        active, weak, smooth = found.active, found.weak, None
+        has_kink = adjoint.degenerate in ("active", "barrier") and found.kinked
+        if has_kink and adjoint.degenerate == "active":
+            active = active | weak
+        elif has_kink:
+            kinked = weak.any(-1)
+            smooth = np.zeros_like(found.z)
+            P = data[0] + data[0].swapaxes(1, 2)
+            parts = (one[kinked] for one in (P, *data[1:], found.y, found.z))
+            active[kinked], smooth[kinked] = central_ratios(*parts, equalities)
+        factor, singular = saddle.factorize(
+            data[0], data[2], active, found.half, found.usable, smooth
+        )
+        self._probe, self._complete = (data[0], data[2], factor), found.complete
+        is_exact = found.complete and not found.kinked and not singular.any()
+        self.diagnosis = Diagnosis(
+            found.usable, weak, singular, found.margin, adjoint.degenerate, is_exact
+        )
+        if adjoint.degenerate == "raise":
+            self.diagnosis.demand_exact()
+        results = (torch.from_numpy(found.y), torch.from_numpy(found.z), *factor.tensors())
+        device = inputs[0].device
+        return results if device.type == "cpu" else tuple(one.to(device) for one in results)
+
+    def backward(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], grads: Sequence[Tensor | None]
+    ) -> Sequence[Tensor | None]:
+        H, _, A, _ = inputs
+        y, z, *rest = outputs
+        if not self._complete:
+            y, z = torch.nan_to_num(y), torch.nan_to_num(z)
+        gy = torch.zeros_like(y) if grads[0] is None else grads[0]
+        gz = torch.zeros_like(z) if grads[1] is None else grads[1]
+        dy, dz = saddle.solve(H, A, gy, gz, saddle.Factor(*rest))
+        if is_plain():
+            parts = kernels.gradients(*map(saddle.array, (y, z, dy, dz)))
+            return *(torch.from_numpy(part).to(dy.device) for part in parts), dz
+        gq = -dy
+        gH = saddle.outer(gq, y)
+        return gH + gH.mT, gq, saddle.outer(z, gq) - saddle.outer(dz, y), dz
+
+    def probe(self) -> Tensor:
+        """Return the relative residual of the adjoint system for a right-hand side of ones."""
+        if self._probe is None:
+            raise ProblemError("There is no answer yet.")
+        return torch.from_numpy(saddle.probe(*self._probe))

@@ -1,0 +1,6 @@
+"""Optimization problems as PyTorch layers."""
+
+from bilevel.layers.answer import Answer, BatchFailed, Report
+from bilevel.layers.follower import FollowerLayer
+
+__all__ = ["Answer", "BatchFailed", "FollowerLayer", "Report"]

@@ -1,0 +1,171 @@
+"""What a layer returns beside tensors: a status and a report for every instance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bilevel.adjoints import GradientKind
+from bilevel.errors import BilevelError
+from bilevel.problem.functions import Array
+from bilevel.program import RawAnswer, Termination
+from bilevel.status import Status
+
+#: The largest residual of the optimality conditions with which an answer is passed on.
+ACCEPTED = 1e-8
+_VERDICTS = {
+    Termination.INFEASIBLE: Status.INFEASIBLE,
+    Termination.UNBOUNDED: Status.UNBOUNDED,
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known about each instance's answer and its derivative.
+
+    Parameters
+    ----------
+    kind
+        What the gradient of each instance is.
+    residual
+        By how much its optimality conditions fail, relative, shape ``(B,)``; NaN without answer.
+    margin
+        How far it is from a change of its active constraints, relative, shape ``(B,)``: the
+        smallest of ``max(slack, multiplier)`` over its inequalities.
+    notes
+        A sentence for each instance about which there is more to say.
+    probe
+        Computes ``adjoint_residual``.
+    """
+
+    kind: tuple[GradientKind, ...]
+    residual: Tensor
+    margin: Tensor
+    notes: dict[int, str] = field(default_factory=dict)
+    probe: Callable[[], Tensor] | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def adjoint_residual(self) -> Tensor:
+        """Relative residual of the linear system that gives gradients, for a right-hand side of
+        ones; computed when it is first asked for. Shape ``(B,)``.
+        """
+        return torch.full_like(self.residual, torch.nan) if self.probe is None else self.probe()
+
+    def summary(self) -> str:
+        """Return how many gradients are of which kind, and a line for each that is not exact.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from bilevel.adjoints import GradientKind
+        >>> from bilevel.layers import Report
+        >>> report = Report((GradientKind.CLASSICAL,), torch.tensor([1e-15]), torch.tensor([0.5]))
+        >>> print(report.summary())
+        1 of 1 gradients are derivatives; largest residual 1.0e-15, smallest margin 5.0e-01
+        """
+        exact = sum(kind.is_exact for kind in self.kind)
+        known = self.residual[self.residual.isfinite()]
+        margin = self.margin[~self.margin.isnan()]
+        lines = [
+            f"{exact} of {len(self.kind)} gradients are derivatives; largest residual "
+            f"{float(known.max()) if len(known) else np.nan:.1e}, smallest margin "
+            f"{float(margin.min()) if len(margin) else np.nan:.1e}"
+        ]
+        for i, kind in enumerate(self.kind):
+            if not kind.is_exact or i in self.notes:
+                note = f" ({self.notes[i]})" if i in self.notes else ""
+                lines.append(f"  instance {i}: {kind.value}{note}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a solver found out about each instance of a batch.
+
+    Parameters
+    ----------
+    status
+        One per instance.
+    residual
+        By how much its optimality conditions fail, relative, shape ``(B,)``.
+    notes
+        What else is known, by instance.
+    """
+
+    status: tuple[Status, ...]
+    residual: Array
+    notes: dict[int, str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A layer's values with a status and a report for every instance.
+
+    Parameters
+    ----------
+    values
+        The tensors that the layer returns, in the order of its variables.
+    status
+        One per instance.
+    report
+        What is known about answers and gradients.
+    """
+
+    values: tuple[Tensor, ...]
+    status: tuple[Status, ...]
+    report: Report
+
+
+class BatchFailed(BilevelError, RuntimeError):
+    """Some instances of a batch have no answer; raised after the whole batch was solved.
+
+    Parameters
+    ----------
+    who
+        The layer.
+    status
+        One per instance.
+    notes
+        What else is known, by instance.
+
+    Attributes
+    ----------
+    instances
+        Indices of those without an answer.
+
+    Examples
+    --------
+    >>> from bilevel.layers import BatchFailed
+    >>> from bilevel.status import Status
+    >>> BatchFailed("the layer", (Status.OPTIMAL, Status.INFEASIBLE), {}).instances
+    (1,)
+    """
+
+    def __init__(self, who: str, status: tuple[Status, ...], notes: dict[int, str]) -> None:
+        self.status, self.notes = status, dict(notes)
+        self.instances = tuple(i for i, one in enumerate(status) if not one.has_point)
+        reasons = [
+            f"instance {i}: {status[i].name}{f' ({notes[i]})' if i in notes else ''}"
+            for i in self.instances[:5]
+        ]
+        more = "; ..." if len(self.instances) > 5 else ""
+        super().__init__(
+            f"{len(self.instances)} of {len(status)} instances of {who} have no answer: "
+            f"{'; '.join(reasons)}{more}. With on_failure='nan' or 'zero' the others are kept."
+        )
+
+
+def verdict(P: Array, raw: RawAnswer | None, route: str) -> tuple[Status, str]:
+    """Return the status of an instance without an answer, and a note."""
+    lowest = float(np.linalg.eigvalsh(P)[0]) if len(P) else 0.0
+    if lowest < -1e-9 * abs(P).max(initial=0.0):
+        return Status.FAILED, f"its quadratic form is not convex, smallest eigenvalue {lowest:.3g}"
+    if raw is None:
+        return Status.FAILED, f"backend {route!r} does not take it, or failed"
+    status = _VERDICTS.get(raw.termination, Status.FAILED)
+    return status, "" if status is not Status.FAILED else f"{route} ended with {raw.raw_status!r}"

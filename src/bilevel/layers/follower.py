@@ -1,0 +1,302 @@
+"""A follower's answer as a layer: the solution of a convex program, differentiable in its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cvxpy as cp
+import torch
+from torch import Tensor
+
+from bilevel.adjoints import KKT, Cone
+from bilevel.adjoints.function import apply
+from bilevel.errors import ProblemError, UnsupportedProblem
+from bilevel.layers.answer import Answer, Report
+from bilevel.layers.conic import ConicSolver
+from bilevel.layers.data import DataMap
+from bilevel.layers.inputs import gather
+from bilevel.layers.options import Options, read_options
+from bilevel.layers.outputs import find_outputs
+from bilevel.layers.quadratic import QuadraticSolver
+from bilevel.problem.follower import Follower
+from bilevel.problem.leaves import label
+from bilevel.problem.parametric import compile_program
+
+
+class FollowerLayer(torch.nn.Module):
+    r"""Return the solution of a convex program as a differentiable function of its data.
+
+        y(theta) in argmin  f(y, theta)   subject to  g(y, theta) <= 0,  h(y, theta) == 0
+
+    A drop-in for ``cvxpylayers.torch.CvxpyLayer``.
+
+    Parameters
+    ----------
+    problem
+        A ``bilevel.Follower``, or a convex ``cvxpy.Problem``: linear, quadratic, or with
+        second-order, exponential and semidefinite cones; affine in its parameters
+        (CVXPY's DPP rules), but for squares: ``sum_squares(L @ y)`` and ``quad_form(y, P)`` with
+        parameters ``L`` and ``P`` are taken and stay ``n`` by ``n`` matrices.
+    parameters
+        What tensors are given for, in this order: every ``cvxpy.Parameter`` of the problem and, for
+        a follower, the leader's variables in it.
+    variables
+        What is returned, in this order: variables, multipliers
+        (``constraint.dual_variables[0]``, or ``follower.dual(constraint)``), or ``follower.value``.
+    solver
+        ``None``, or the name of a backend, such as ``"clarabel"`` or ``"proxsuite"``. Whatever
+        it returns is checked, polished, and refused if it is not exact.
+    gp, verbose, canon_backend
+        As ``CvxpyLayer`` has them; geometric programs are refused, and ``canon_backend`` is not
+        needed.
+    solver_args
+        Options for a named backend. Those that only set the accuracy of another library's solver
+        are ignored with a warning: answers are exact here.
+    adjoint
+        ``bilevel.adjoints.KKT(...)`` or ``Cone(...)``; ``None``: ``Cone`` where there are cones,
+        else ``KKT``.
+    on_failure
+        ``"raise"`` raises ``BatchFailed`` after the whole batch is solved, if an instance has no
+        answer; ``"nan"`` returns NaN for it and ``"zero"`` zero, and no gradient flows into its
+        data. Other instances keep their values and gradients to the last bit.
+
+    Raises
+    ------
+    ProblemError
+        If a parameter is missing or unknown, or something requested is not in the problem.
+    UnsupportedProblem
+        If the problem is not convex, has integer variables, or breaks the DPP rules.
+
+    Notes
+    -----
+    Inputs have their parameter's shape, or that with a batch axis in front; both may be mixed, and
+    the gradient of an input without a batch is the sum over the batch. Arithmetic is in double
+    precision whatever the inputs' is; results have the inputs' precision and device. A matrix
+    given for a symmetric parameter counts by its symmetric part. For quadratic programs the
+    layer may be differentiated any number of times and under ``torch.func``. Multipliers have the
+    sign of CVXPY's ``dual_value``.
+
+    References
+    ----------
+    Amos and Kolter, *OptNet* (2017); Agrawal et al., *Differentiable Convex Optimization Layers*
+    (2019); Busseti, Moursi and Boyd, *Solution Refinement at Regular Points of Conic Problems*
+    (2019).
+
+    Examples
+    --------
+    >>> import cvxpy as cp, torch
+    >>> from bilevel.layers import FollowerLayer
+    >>> y, p = cp.Variable(2), cp.Parameter(2)
+    >>> problem = cp.Problem(cp.Minimize(cp.sum_squares(y - p)), [y >= 0, cp.sum(y) == 1])
+    >>> layer = FollowerLayer(problem, parameters=[p], variables=[y])
+    >>> point = torch.tensor([0.2, 0.4], dtype=torch.float64, requires_grad=True)
+    >>> (projected,) = layer(point)
+    >>> print([round(v, 6) for v in projected.tolist()])
+    [0.4, 0.6]
+    >>> projected[0].backward()
+    >>> print([round(v, 6) for v in point.grad.tolist()])
+    [0.5, -0.5]
+    """
+
+    def __init__(
+        self,
+        problem: Follower | cp.Problem,
+        parameters: Sequence[Any],
+        variables: Sequence[Any],
+        solver: str | None = None,
+        gp: bool = False,
+        verbose: bool = False,
+        canon_backend: str | None = None,
+        solver_args: Mapping[str, Any] | None = None,
+        *,
+        adjoint: KKT | Cone | None = None,
+        on_failure: str = "raise",
+    ) -> None:
+        super().__init__()
+        del canon_backend
+        if gp:
+            raise UnsupportedProblem(
+                "Geometric programs are not supported: write the problem in the logarithms of its "
+                "variables, where it is convex."
+            )
+        self._options = read_options(Options(solver, {}, verbose, on_failure), solver_args)
+        source = _source(problem)
+        inputs = _check_inputs(parameters, source)
+        self._program = compile_program(
+            source.who, source.objective, source.constraints, source.variables, inputs
+        )
+        self._outputs = find_outputs(
+            self._program, variables, source.constraints, source.multipliers, source.value
+        )
+        self._map = DataMap(self._program)
+        self._adjoint = adjoint or (Cone() if self._program.cones else KKT())
+        if self._program.cones and isinstance(self._adjoint, KKT):
+            raise UnsupportedProblem(
+                f"{self._program.who} has cones, whose answers adjoints.KKT cannot differentiate; "
+                f"use adjoints.Cone()."
+            )
+        self._last_active: Any = None
+
+    def extra_repr(self) -> str:
+        """Return what is printed between the parentheses."""
+        return f"parameters=[{', '.join(map(label, self._program.inputs))}], {self._adjoint}"
+
+    def forward(
+        self,
+        *tensors: Tensor,
+        solver_args: Mapping[str, Any] | None = None,
+        warm_start: bool = False,
+    ) -> tuple[Tensor, ...]:
+        """Return the answers to a batch.
+
+        Parameters
+        ----------
+        tensors
+            One per parameter, each of its shape or with a batch axis in front.
+        solver_args
+            Options for this call; they go before those of the constructor.
+        warm_start
+            Begin with the active constraints of the last call, for a batch of the same size.
+
+        Returns
+        -------
+        tuple of tensors
+            One per variable, with a batch axis in front if any input has one.
+
+        Raises
+        ------
+        ProblemError
+            If the tensors do not fit.
+        BatchFailed
+            If an instance has no answer and ``on_failure`` is ``"raise"``.
+        """
+        return self._run(tensors, solver_args, warm_start)[0]
+
+    def solve(
+        self,
+        *tensors: Tensor,
+        solver_args: Mapping[str, Any] | None = None,
+        warm_start: bool = False,
+    ) -> Answer:
+        """Return the answers to a batch with a status and a report for every instance.
+
+        Parameters
+        ----------
+        tensors, solver_args, warm_start
+            As for calling the layer.
+
+        Returns
+        -------
+        Answer
+            ``values`` are the tensors that the call returns, differentiable alike.
+
+        Examples
+        --------
+        >>> import cvxpy as cp, torch
+        >>> from bilevel.layers import FollowerLayer
+        >>> y, p = cp.Variable(), cp.Parameter()
+        >>> problem = cp.Problem(cp.Minimize(cp.square(y - p)), [y >= 0])
+        >>> layer = FollowerLayer(problem, [p], [y])
+        >>> answer = layer.solve(torch.tensor([-1.0, 0.0, 2.0]))
+        >>> print([kind.name for kind in answer.report.kind])
+        ['CLASSICAL', 'ONE_SIDED', 'CLASSICAL']
+        """
+        values, rule, solver = self._run(tensors, solver_args, warm_start)
+        record, diagnosis = solver.record, rule.diagnosis
+        report = Report(
+            diagnosis.kinds,
+            torch.from_numpy(record.residual),
+            torch.from_numpy(diagnosis.margin),
+            diagnosis.notes(self._program) | record.notes,
+            rule.probe,
+        )
+        return Answer(values, record.status, report)
+
+    def _run(
+        self, tensors: Sequence[Any], solver_args: Mapping[str, Any] | None, warm_start: bool
+    ) -> tuple[tuple[Tensor, ...], Any, Any]:
+        program = self._program
+        options = read_options(self._options, solver_args) if solver_args else self._options
+        batch = gather(program.slots, tensors, f"The layer of {program.who}")
+        data = self._map(batch.theta)
+        kind = ConicSolver if isinstance(self._adjoint, Cone) else QuadraticSolver
+        solver = kind(program, options, self._last_active if warm_start else None)
+        rule = self._adjoint.rule(solver, program)
+        y, z, *_ = apply(rule, data.H, data.q, data.A, data.b)
+        if warm_start:
+            self._last_active = solver.active
+        value = None
+        if any(output.source == "value" for output in self._outputs):
+            Hy = (data.H @ y[..., None])[..., 0]
+            value = (y * (Hy + data.q)).sum(-1, keepdim=True) + data.r
+        values = tuple(batch.back(output.read(y, z, value)) for output in self._outputs)
+        return values, rule, solver
+
+
+class _Source:
+    """A single level's problem, from a follower or from CVXPY."""
+
+    def __init__(
+        self,
+        who: str,
+        objective: Any,
+        constraints: Sequence[Any],
+        variables: Sequence[cp.Variable],
+        multipliers: dict[int, int],
+        value: Any | None,
+    ) -> None:
+        self.who, self.objective, self.constraints = who, objective, tuple(constraints)
+        self.variables, self.multipliers, self.value = tuple(variables), multipliers, value
+
+    def leaves(self) -> dict[int, Any]:
+        """Return everything that must be an input: parameters, and other levels' variables."""
+        own = {variable.id for variable in self.variables}
+        parts = (self.objective, *self.constraints)
+        found = {p.id: p for part in parts for p in part.parameters()}
+        others = {v.id: v for part in parts for v in part.variables() if v.id not in own}
+        return found | others
+
+
+def _source(problem: Any) -> _Source:
+    if isinstance(problem, Follower):
+        numbers = {c.id: number for number, c in enumerate(problem.constraints)}
+        multipliers = {dual.id: numbers[i] for i, dual in problem.duals.items()}
+        return _Source(
+            f"follower {problem.name!r}",
+            problem.objective,
+            problem.constraints,
+            problem.variables,
+            multipliers,
+            problem.value,
+        )
+    if isinstance(problem, cp.Problem):
+        return _Source(
+            "the problem",
+            problem.objective,
+            problem.constraints,
+            problem.variables(),
+            {},
+            None,
+        )
+    raise ProblemError(
+        f"A FollowerLayer needs a bilevel.Follower or a cvxpy.Problem, not "
+        f"{type(problem).__name__}. For a bilevel.Problem use BilevelLayer."
+    )
+
+
+def _check_inputs(parameters: Sequence[Any], source: _Source) -> tuple[Any, ...]:
+    listed, needed = tuple(parameters), source.leaves()
+    for leaf in listed:
+        if getattr(leaf, "id", None) not in needed:
+            name = label(leaf) if hasattr(leaf, "name") else repr(leaf)
+            raise ProblemError(f"{name} is listed in parameters, but does not occur in {source.who}.")
+    if len({leaf.id for leaf in listed}) < len(listed):
+        raise ProblemError("parameters lists the same one twice.")
+    missing = [label(leaf) for i, leaf in needed.items() if i not in {one.id for one in listed}]
+    if missing:
+        raise ProblemError(
+            f"{', '.join(missing)} of {source.who} must be listed in parameters: the layer needs a "
+            f"tensor for everything that is not decided there."
+        )
+    return listed

@@ -1,0 +1,116 @@
+"""Checking a layer's tensors and putting them into one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel.errors import ProblemError
+
+#: Name, shape and size of each input.
+Slots = Sequence[tuple[str, tuple[int, ...], int]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of inputs, and how to hand results back.
+
+    Parameters
+    ----------
+    theta
+        All inputs and then the number one, a row per instance, in double precision.
+    is_batched
+        Whether any input had a batch axis.
+    dtype
+        Precision of the results.
+    """
+
+    theta: Tensor
+    is_batched: bool
+    dtype: torch.dtype
+
+    def back(self, value: Tensor) -> Tensor:
+        """Return a result in the caller's precision, without an axis that was not asked for."""
+        value = value if value.dtype is self.dtype else value.to(self.dtype)
+        return value if self.is_batched else value[0]
+
+
+def gather(slots: Slots, tensors: Sequence[Any], who: str) -> Batch:
+    """Check tensors against the inputs they stand for, and broadcast them to one batch.
+
+    Parameters
+    ----------
+    slots
+        Name, shape and size of each input.
+    tensors
+        One per input.
+    who
+        The layer, for messages.
+
+    Raises
+    ------
+    ProblemError
+        If their number, a shape, a dtype or a device is wrong; the message names the input.
+    """
+    if len(tensors) != len(slots):
+        names = ", ".join(name for name, _, _ in slots)
+        raise ProblemError(
+            f"{who} takes {len(slots)} tensors ({names}), but {len(tensors)} were given."
+        )
+    size, dtype, device = None, torch.float64, None
+    for slot, tensor in zip(slots, tensors, strict=True):
+        if not isinstance(tensor, Tensor) or not tensor.dtype.is_floating_point:
+            raise ProblemError(_unfit(slot[0], tensor))
+        if device is None:
+            dtype, device = tensor.dtype, tensor.device
+        elif tensor.device != device:
+            raise ProblemError(
+                f"The tensor for {slot[0]} is on {tensor.device}, an earlier one on {device}; "
+                f"move all of them to one device."
+            )
+        if tensor.dtype is not dtype:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+        if tensor.shape != slot[1]:
+            own = _batch_size(slot, tensor)
+            if size is not None and own != size:
+                raise ProblemError(
+                    f"The tensor for {slot[0]} has a batch of {own}, an earlier one of {size}."
+                )
+            size = own
+    count = 1 if size is None else size
+    parts = []
+    for (_, shape, length), tensor in zip(slots, tensors, strict=True):
+        flat = tensor.reshape(-1, length)
+        if count > 1 and tensor.shape == shape:
+            flat = flat.expand(count, length)
+        parts.append(flat if tensor.dtype is torch.float64 else flat.double())
+    # The last entry is the number one, for what does not depend on inputs.
+    parts.append(torch.ones(count, 1, dtype=torch.float64, device=device))
+    return Batch(torch.cat(parts, -1), size is not None, dtype)
+
+
+def _batch_size(slot: tuple[str, tuple[int, ...], int], tensor: Tensor) -> int:
+    """Return the length of a tensor's batch axis."""
+    name, wanted, _ = slot
+    shape = tuple(tensor.shape)
+    if shape[1:] != wanted or len(shape) != len(wanted) + 1:
+        raise ProblemError(
+            f"The tensor for {name} has shape {shape}; it must have shape {wanted}, or that with "
+            f"a batch axis in front."
+        )
+    if shape[0] == 0:
+        raise ProblemError(f"The batch of the tensor for {name} is empty.")
+    return shape[0]
+
+
+def _unfit(name: str, tensor: Any) -> str:
+    if not isinstance(tensor, Tensor):
+        return f"The value of {name} must be a torch.Tensor, not {type(tensor).__name__}."
+    return (
+        f"The tensor for {name} holds {tensor.dtype}; real floating-point numbers are needed "
+        f"(tensor.double())."
+    )
