@@ -1,6 +1,7 @@
 """Optimization problems as PyTorch layers."""
 
 from bilevel.layers.answer import Answer, BatchFailed, Report
+from bilevel.layers.bilevel import BilevelLayer
 from bilevel.layers.follower import FollowerLayer
 
-__all__ = ["Answer", "BatchFailed", "FollowerLayer", "Report"]
+__all__ = ["Answer", "BatchFailed", "BilevelLayer", "FollowerLayer", "Report"]

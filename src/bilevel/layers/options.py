@@ -10,7 +10,7 @@ from typing import Any
 from bilevel.backends import registry
 from bilevel.errors import BilevelWarning, ProblemError
 
-_ON_FAILURE = ("raise", "nan", "zero")
+ON_FAILURE = ("raise", "nan", "zero")
 # What cvxpylayers passes on to SCS, diffcp or Moreau: accuracy, threads, effort.
 _FOREIGN = frozenset(
     {
@@ -49,8 +49,8 @@ class Options:
         return 0.0 if self.on_failure == "zero" else float("nan")
 
     def __post_init__(self) -> None:
-        if self.on_failure not in _ON_FAILURE:
-            raise ProblemError(f"on_failure must be one of {_ON_FAILURE}, not {self.on_failure!r}.")
+        if self.on_failure not in ON_FAILURE:
+            raise ProblemError(f"on_failure must be one of {ON_FAILURE}, not {self.on_failure!r}.")
         if self.backend is not None:
             name = str(self.backend).lower()
             registry.get(name)

@@ -103,7 +103,7 @@ def find_outputs(
     for variable in variables:
         key = getattr(variable, "id", None)
         if key in program.leaves:
-            found.append(_primal(program.leaves[key]))
+            found.append(primal(program.leaves[key]))
         elif key in duals:
             number, part = duals[key]
             found.append(_dual(program, constraints[number], number, part, variable.shape))
@@ -120,7 +120,8 @@ def find_outputs(
     return tuple(found)
 
 
-def _primal(leaf: Leaf) -> Output:
+def primal(leaf: Leaf) -> Output:
+    """Return where a variable is found."""
     shape = tuple(leaf.variable.shape)
     if leaf.basis is None:
         return Output("y", leaf.columns, None, shape)

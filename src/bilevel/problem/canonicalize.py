@@ -10,6 +10,7 @@ import cvxpy as cp
 import numpy as np
 
 from bilevel.errors import ProblemError, UnsupportedProblem
+from bilevel.problem.affine import ONE
 from bilevel.problem.expand import Expanded, Expander
 from bilevel.problem.followers import check_curvature, own_rows, value_row
 from bilevel.problem.functions import Array, Rows
@@ -50,9 +51,10 @@ class _Compiled:
     """The levels of one compilation; a level without parameters is expanded once."""
 
     def __init__(
-        self, levels: tuple[Level, ...], expanders: tuple[Expander, ...], columns: Columns
+        self, levels: tuple[Level, ...], places: Sequence[Array], columns: Columns, n: int
     ) -> None:
-        self.levels, self._expanders, self.columns = levels, expanders, columns
+        self.levels, self.places, self.columns = levels, tuple(places), columns
+        self._expanders = tuple(Expander(*pair, n) for pair in zip(levels, places, strict=True))
         self._fixed: dict[int, Expanded] = {}
 
     def expand(self, k: int, values: Mapping[int, Array]) -> Expanded:
@@ -120,6 +122,33 @@ class Canonical:
         values = {p.id: parameter_value(p, given) for p in self.parameters}
         return self._form(values, stance)
 
+    def levels(self) -> tuple[tuple[Level, Array], ...]:
+        """Return each compiled level and the place of its columns: see ``Expander``.
+
+        Raises
+        ------
+        UnsupportedProblem
+            If the data are not affine in the parameters, so that every value is compiled anew.
+        """
+        if self._compiled is None:
+            raise UnsupportedProblem(
+                "The problem multiplies parameters with each other, or breaks CVXPY's rules for "
+                "parameters (DPP) otherwise, so derivatives by them are not known here. Make the "
+                "product a parameter of its own."
+            )
+        return tuple(zip(self._compiled.levels, self._compiled.places, strict=True))
+
+    @property
+    def columns(self) -> Columns:
+        """The columns, with the bounds that attributes declare."""
+        if self._compiled is None:
+            raise UnsupportedProblem("The columns of this problem depend on parameter values.")
+        return self._compiled.columns
+
+    def source(self, level: Level, inputs: Sequence[cp.Parameter]) -> Array:
+        """Return, for each compiled parameter entry, its index among the entries of ``inputs``."""
+        return source_of(inputs, self._plain_parameters, level)
+
     def _compile(self, parameters: Mapping[int, Any]) -> _Compiled:
         expressions = {i: leaf.expression for i, leaf in self.leaves.items()}
         levels, places, n = [], [], self._n_plain
@@ -147,8 +176,7 @@ class Canonical:
                 entry += p.size
             levels.append(level)
             places.append(place)
-        expanders = [Expander(*pair, n) for pair in zip(levels, places, strict=True)]
-        return _Compiled(tuple(levels), tuple(expanders), self._columns(places, n))
+        return _Compiled(tuple(levels), places, self._columns(places, n), n)
 
     def _form(self, values: Mapping[int, Array], stance: Stance) -> StandardForm:
         compiled = self._compiled
@@ -247,6 +275,22 @@ class Canonical:
                 for entry, row in zip(entries, where, strict=True)
             ]
         return tuple(prices)
+
+
+def source_of(inputs: Sequence[Any], plain: Mapping[int, cp.Parameter], level: Level) -> Array:
+    """Return, for each compiled parameter entry, its index in ``theta``.
+
+    ``theta`` holds the entries of the inputs one after the other, each row by row.
+    """
+    starts = level.parameter_starts
+    source, first = np.full(starts[-1] + 1, ONE), 0
+    for leaf in inputs:
+        start = starts.get(plain[leaf.id].id)
+        if start is not None:
+            index = np.arange(first, first + leaf.size).reshape(leaf.shape)
+            source[start : start + leaf.size] = index.ravel(order="F")
+        first += leaf.size
+    return source
 
 
 def _bounds_from_rows(columns: Columns, rows: Rows) -> tuple[Columns, Rows]:

@@ -203,7 +203,7 @@ class Level:
         A.data = A.data * np.repeat(sign, np.diff(A.indptr))
         return LevelArrays(sp.csr_array(P), c, float(constant), A, -sign * b)
 
-    def tensors(self) -> Mapping[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """Return what the arrays are made of: each entry an affine function of the parameters.
 
         Keys are ``P``, ``c``, ``constant``, ``A`` and ``b``, in the signs of ``arrays``. Parameters

@@ -12,8 +12,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel.errors import ProblemError, UnsupportedProblem
-from bilevel.problem.affine import ONE, Affine, AffineMatrix, Terms
-from bilevel.problem.canonicalize import attribute_rows
+from bilevel.problem.affine import Affine, AffineMatrix, Terms
+from bilevel.problem.canonicalize import attribute_rows, source_of
 from bilevel.problem.cones import Kind, symmetrizer
 from bilevel.problem.curvature import Curvature, Side, split
 from bilevel.problem.functions import Array
@@ -136,7 +136,7 @@ def compile_program(
         level = Level(who, objective, rows, rewriter, conic=True)
     except NotParametric:
         raise UnsupportedProblem(_not_parametric(who, objective, rows)) from None
-    source = _sources(inputs, plain, level)
+    source = source_of(inputs, plain, level)
     return _Assembly(level, leaves, first, source).program(who, tuple(inputs))
 
 
@@ -321,20 +321,6 @@ def _plain(leaf: Any) -> cp.Parameter:
         nonneg=bool(leaf.is_nonneg()),
         nonpos=bool(leaf.is_nonpos() and not leaf.is_nonneg()),
     )
-
-
-def _sources(inputs: Sequence[Any], plain: dict[int, cp.Parameter], level: Level) -> Array:
-    """Return, for each compiled parameter entry, its index in ``theta``."""
-    starts = level.parameter_starts
-    total = starts[-1] + 1
-    source, first = np.full(total, ONE), 0
-    for leaf in inputs:
-        start = starts.get(plain[leaf.id].id)
-        if start is not None:
-            index = np.arange(first, first + leaf.size).reshape(leaf.shape)
-            source[start : start + leaf.size] = index.ravel(order="F")
-        first += leaf.size
-    return source
 
 
 def _refuse_integers(who: str, variable: cp.Variable) -> None:

@@ -126,6 +126,23 @@ def solve(
         request = replace(
             request, start=complete_point(form, problem.leaves, values_of(start, problem.leaves))
         )
+    solution, _ = certified(problem, form, solver, request, began)
+    if solution.status.has_point:
+        store(problem, solution)
+    elif throw:
+        raise SolveFailed(solution)
+    return solution
+
+
+def certified(
+    problem: Problem,
+    form: StandardForm,
+    solver: AbstractSolver | None,
+    request: Request,
+    began: float | None = None,
+) -> tuple[Solution, Outcome]:
+    """Solve a compiled problem and certify the answer; nothing is stored in CVXPY variables."""
+    began = time.perf_counter() if began is None else began
     chosen, reason = solver if solver is not None else Auto(), ""
     if isinstance(chosen, Auto):
         choice = chosen.choose(form)
@@ -135,12 +152,7 @@ def solve(
     built = time.perf_counter() - began
     outcome = chosen.run(form, request)
     elapsed = time.perf_counter() - began - built
-    solution = _solution(problem, form, outcome, repr(chosen), reason, (built, elapsed))
-    if solution.status.has_point:
-        store(problem, solution)
-    elif throw:
-        raise SolveFailed(solution)
-    return solution
+    return _solution(problem, form, outcome, repr(chosen), reason, (built, elapsed)), outcome
 
 
 def _point(solution: Solution, problem: Problem) -> dict[Any, Any]:
