@@ -1,5 +1,7 @@
 """Bilevel optimization: model a leader and its followers in CVXPY, solve with a certificate."""
 
+from typing import Any
+
 from bilevel import instances
 from bilevel.errors import (
     BackendError,
@@ -44,6 +46,16 @@ from bilevel.verify import verify
 
 __version__ = "0.1.0"
 
+
+def __getattr__(name: str) -> Any:
+    # What needs torch is imported when it is asked for.
+    if name == "gradcheck":
+        from bilevel.layers.gradcheck import gradcheck
+
+        return gradcheck
+    raise AttributeError(f"module 'bilevel' has no attribute {name!r}")
+
+
 __all__ = [
     "KKT",
     "SOS1",
@@ -80,6 +92,7 @@ __all__ = [
     "UnsupportedProblem",
     "WorstAnswer",
     "WorstCase",
+    "gradcheck",
     "instances",
     "lift",
     "reaction",

@@ -101,7 +101,8 @@ def find_root(
     total = torch.cat([u, active.multipliers(u, theta)])
     total, residual = _polish(active, total, theta)
     H = active.hessian(total, theta).numpy()
-    inverse, loose, loose_multipliers = _invert(H, active)
+    named = ~conditions.columns.auxiliary[pattern.free]
+    inverse, loose, loose_multipliers = _invert(H, active, named)
     point, lam, _ = active.split(total[: active.count])
     notes = list(weak) + list(wrong)
     kind = GradientKind.ONE_SIDED if weak else GradientKind.CLASSICAL
@@ -304,8 +305,11 @@ def _polish(active: ActiveConditions, total: Tensor, theta: Tensor) -> tuple[Ten
     return best, error
 
 
-def _invert(H: Array, active: ActiveConditions) -> tuple[Array, bool, bool]:
-    """Return the (pseudo-)inverse, and whether columns or multipliers are left free by it."""
+def _invert(H: Array, active: ActiveConditions, named: Array) -> tuple[Array, bool, bool]:
+    """Return the (pseudo-)inverse, and whether it leaves columns or multipliers free.
+
+    Columns that the compilation introduced do not count: an epigraph has room where it is slack.
+    """
     if not len(H) or not np.isfinite(H).all():
         return np.zeros_like(H), len(H) > 0, len(H) > 0
     values, vectors = np.linalg.eigh((H + H.T) / 2)
@@ -313,6 +317,7 @@ def _invert(H: Array, active: ActiveConditions) -> tuple[Array, bool, bool]:
     scaled = np.where(zero, 0.0, 1.0 / np.where(zero, 1.0, values))
     inverse = (vectors * scaled) @ vectors.T
     loose = abs(vectors[: active.count, zero])
-    columns = loose[: active.sizes[0]].max(initial=0.0) > 1e-6
-    multipliers = loose[active.sizes[0] :].max(initial=0.0) > 1e-6
+    columns = loose[: active.sizes[0]][named].max(initial=0.0) > 1e-6
+    parts = np.split(loose, np.cumsum(active.sizes)[:-1])[1::2]
+    multipliers = max([0.0, *(part.max(initial=0.0) for part in parts)]) > 1e-6
     return inverse, bool(columns), bool(multipliers)

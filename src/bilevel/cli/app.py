@@ -13,6 +13,7 @@ import typer
 import bilevel as bl
 from bilevel import plots
 from bilevel.cli import demo as demonstration
+from bilevel.cli import gradient
 from bilevel.cli import methods as table
 from bilevel.cli.failures import Exit, guarded, own_stdout
 from bilevel.cli.progress import watching
@@ -168,6 +169,31 @@ def methods(
     """List the methods, or which accept a problem."""
     say_methods(None if target is None else _load(target, stance, aux))
     return Exit.DONE
+
+
+@app.command()
+@guarded
+def gradcheck(
+    target: Target,
+    aux: Aux = None,
+    method: Annotated[
+        str, typer.Option(help="A name that `bilevel methods` lists, with its settings.")
+    ] = "auto",
+    equilibrium: Annotated[str, typer.Option(help="stackelberg or nash.")] = "stackelberg",
+    step: Annotated[float, typer.Option(help="Of the finite differences.")] = 1e-5,
+    tolerance: Annotated[float, typer.Option(help="Largest error that passes.")] = 1e-6,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> Exit:
+    """Check the gradient of the answer by the problem's parameters, at their present values."""
+    with _prints_elsewhere(as_json):
+        problem = _load(target, None, aux)
+        found = gradient.check(problem, table.parse(method, None), equilibrium, step, tolerance)
+    if as_json:
+        say_json(gradient.to_dict(found))
+    else:
+        say(found.summary())
+    return Exit.DONE if found.passed else Exit.NO_POINT
 
 
 @app.command()

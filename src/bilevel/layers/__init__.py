@@ -3,5 +3,7 @@
 from bilevel.layers.answer import Answer, BatchFailed, Report
 from bilevel.layers.bilevel import BilevelLayer
 from bilevel.layers.follower import FollowerLayer
+from bilevel.layers.gradcheck import GradientCheck, gradcheck
+from bilevel.layers.inputs import tensors_of
 
-__all__ = ["Answer", "BatchFailed", "BilevelLayer", "FollowerLayer", "Report"]
+__all__ = ["Answer", "BatchFailed", "BilevelLayer", "FollowerLayer", "GradientCheck", "Report", "gradcheck", "tensors_of"]

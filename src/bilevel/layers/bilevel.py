@@ -140,6 +140,11 @@ class BilevelLayer(torch.nn.Module):
         self._on_failure = on_failure
         self._last: list[Array | None] = []
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The parameters' names, in the order of the tensors."""
+        return tuple(name for name, _, _ in self._slots)
+
     def extra_repr(self) -> str:
         """Return what is printed between the parentheses."""
         return f"{self._problem!r}, parameters=[{', '.join(map(label, self._inputs))}]"

@@ -138,6 +138,11 @@ class FollowerLayer(torch.nn.Module):
             )
         self._last_active: Any = None
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The parameters' names, in the order of the tensors."""
+        return tuple(name for name, _, _ in self._program.slots)
+
     def extra_repr(self) -> str:
         """Return what is printed between the parentheses."""
         return f"parameters=[{', '.join(map(label, self._program.inputs))}], {self._adjoint}"

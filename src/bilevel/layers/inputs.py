@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bilevel.errors import ProblemError
+from bilevel.problem.leaves import as_array
 
 #: Name, shape and size of each input.
 Slots = Sequence[tuple[str, tuple[int, ...], int]]
@@ -91,6 +92,19 @@ def gather(slots: Slots, tensors: Sequence[Any], who: str) -> Batch:
     # The last entry is the number one, for what does not depend on inputs.
     parts.append(torch.ones(count, 1, dtype=torch.float64, device=device))
     return Batch(torch.cat(parts, -1), size is not None, dtype)
+
+
+def tensors_of(parameters: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Return the present values of CVXPY parameters as tensors in double precision.
+
+    Examples
+    --------
+    >>> import cvxpy as cp
+    >>> from bilevel.layers import tensors_of
+    >>> print(tensors_of([cp.Parameter(2, value=[1.0, 2.0])])[0].tolist())
+    [1.0, 2.0]
+    """
+    return tuple(torch.as_tensor(as_array(p.value), dtype=torch.float64) for p in parameters)
 
 
 def _batch_size(slot: tuple[str, tuple[int, ...], int], tensor: Tensor) -> int:
