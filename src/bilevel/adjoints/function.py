@@ -23,11 +23,14 @@ class AbstractRule(ABC):
         How messages call it.
     differentiable
         How many of the outputs, the first ones, have a derivative; ``None``: all.
+    foldable
+        Whether a mapped axis may become part of the batch; else ``torch.func`` is refused.
     """
 
     order: int | None = None
     what: str = "this layer"
     differentiable: int | None = None
+    foldable: bool = True
 
     @abstractmethod
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -86,6 +89,11 @@ class Differentiable(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], rule: AbstractRule, *inputs: Tensor) -> Any:
         """Fold the mapped axis into the batch, call again, and unfold."""
+        if not rule.foldable:
+            raise UnsupportedDerivative(
+                f"torch.func cannot map over {rule.what}; use tensor.backward(), "
+                f"torch.autograd.grad or torch.autograd.functional.jacobian."
+            )
         size = info.batch_size
         folded = []
         for tensor, dim in zip(inputs, in_dims[1:], strict=True):

@@ -80,6 +80,8 @@ class KKT:
             refuse.
     tolerance
         A slack or multiplier below it counts as zero, relative, on rows of unit norm.
+    sparse
+        Whether matrices are factorized as sparse ones; ``None``: if they are large and sparse.
 
     Notes
     -----
@@ -100,6 +102,7 @@ class KKT:
 
     degenerate: str = "lstsq"
     tolerance: float = 1e-8
+    sparse: bool | None = None
 
     def __post_init__(self) -> None:
         if self.degenerate not in _DEGENERATE:
@@ -108,6 +111,8 @@ class KKT:
             )
         if not 0 < self.tolerance < 1:
             raise ProblemError(f"tolerance must lie between 0 and 1, not {self.tolerance!r}.")
+        if self.sparse and self.degenerate == "barrier":
+            raise ProblemError("degenerate='barrier' needs dense matrices: leave sparse out.")
 
     def rule(self, solve: Callable[..., Any], program: ParametricProgram) -> Stationary:
         """Return the map ``(H, q, A, b) -> (y, z)`` with this derivative; ``P = H + H'``.

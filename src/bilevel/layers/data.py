@@ -32,16 +32,18 @@ class Data:
 class DataMap:
     """Evaluates a program's data at a batch of inputs ``theta``, shape ``(B, p + 1)``.
 
-    The last entry of ``theta`` is the number one.
+    The last entry of ``theta`` is the number one. With ``sparse``, ``H`` and ``A`` are the entries of
+    the program's patterns.
     """
 
-    def __init__(self, program: ParametricProgram) -> None:
+    def __init__(self, program: ParametricProgram, sparse: bool = False) -> None:
         n, m = program.n, program.m
-        blocks = [
-            (program.H.dense(), (n, n)),
+        H, A = program.H, program.A
+        blocks: list[tuple[Affine, tuple[int, ...]]] = [
+            (H.entries, (len(H.row),)) if sparse else (H.dense(), (n, n)),
             (program.q, (n,)),
             (program.r, (1,)),
-            (program.A.dense(), (m, n)),
+            (A.entries, (len(A.row),)) if sparse else (A.dense(), (m, n)),
             (program.b, (m,)),
         ]
         self._squares = []

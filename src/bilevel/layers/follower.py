@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bilevel.adjoints import KKT, Cone
 from bilevel.adjoints.function import apply
+from bilevel.adjoints.sparse import SparseStationary
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.layers.answer import Answer, Report
 from bilevel.layers.conic import ConicSolver
@@ -19,9 +20,10 @@ from bilevel.layers.inputs import gather
 from bilevel.layers.options import Options, read_options
 from bilevel.layers.outputs import find_outputs
 from bilevel.layers.quadratic import QuadraticSolver
+from bilevel.layers.sparse import SparseSolver, is_sparse
 from bilevel.problem.follower import Follower
 from bilevel.problem.leaves import label
-from bilevel.problem.parametric import compile_program
+from bilevel.problem.parametric import ParametricProgram, compile_program
 
 
 class FollowerLayer(torch.nn.Module):
@@ -129,13 +131,14 @@ class FollowerLayer(torch.nn.Module):
         self._outputs = find_outputs(
             self._program, variables, source.constraints, source.multipliers, source.value
         )
-        self._map = DataMap(self._program)
         self._adjoint = adjoint or (Cone() if self._program.cones else KKT())
         if self._program.cones and isinstance(self._adjoint, KKT):
             raise UnsupportedProblem(
                 f"{self._program.who} has cones, whose answers adjoints.KKT cannot differentiate; "
                 f"use adjoints.Cone()."
             )
+        self._sparse = _is_sparse(self._adjoint, self._program)
+        self._map = DataMap(self._program, self._sparse)
         self._last_active: Any = None
 
     @property
@@ -226,17 +229,39 @@ class FollowerLayer(torch.nn.Module):
         batch = gather(program.slots, tensors, f"The layer of {program.who}")
         data = self._map(batch.theta)
         kind = ConicSolver if isinstance(self._adjoint, Cone) else QuadraticSolver
+        kind = SparseSolver if self._sparse else kind
         solver = kind(program, options, self._last_active if warm_start else None)
-        rule = self._adjoint.rule(solver, program)
+        if self._sparse:
+            rule = SparseStationary(self._adjoint, solver, program)
+        else:
+            rule = self._adjoint.rule(solver, program)
         y, z, *_ = apply(rule, data.H, data.q, data.A, data.b)
         if warm_start:
             self._last_active = solver.active
         value = None
         if any(output.source == "value" for output in self._outputs):
-            Hy = (data.H @ y[..., None])[..., 0]
-            value = (y * (Hy + data.q)).sum(-1, keepdim=True) + data.r
+            H = program.H
+            square = (
+                (data.H * y[:, H.row] * y[:, H.column]).sum(-1, keepdim=True)
+                if self._sparse
+                else (y * (data.H @ y[..., None])[..., 0]).sum(-1, keepdim=True)
+            )
+            value = square + (y * data.q).sum(-1, keepdim=True) + data.r
         values = tuple(batch.back(output.read(y, z, value)) for output in self._outputs)
         return values, rule, solver
+
+
+def _is_sparse(adjoint: KKT | Cone, program: ParametricProgram) -> bool:
+    """Return whether sparse factorizations are used, after checking that they may be."""
+    if isinstance(adjoint, Cone):
+        return False
+    if adjoint.sparse and program.curved:
+        raise UnsupportedProblem(
+            f"{program.who} squares a parametric expression, so its matrices are dense; use "
+            f"adjoints.KKT(sparse=False)."
+        )
+    wanted = is_sparse(program) and adjoint.degenerate != "barrier"
+    return wanted if adjoint.sparse is None else adjoint.sparse
 
 
 class _Source:

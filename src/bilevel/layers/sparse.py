@@ -1,0 +1,170 @@
+"""Solving a batch of large sparse quadratic programs, each polished on its active rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from bilevel.adjoints.sparse import SparseFactor
+from bilevel.layers.answer import ACCEPTED, BatchFailed, Record, verdict
+from bilevel.layers.options import Options
+from bilevel.problem.affine import AffineMatrix
+from bilevel.problem.functions import Array, Monomials, Objective, Rows
+from bilevel.problem.parametric import ParametricProgram
+from bilevel.program import Limits
+from bilevel.response.answer import continuous_program, solve_continuous
+from bilevel.status import Status
+
+#: Programs with more columns and rows than that, and few entries, are treated as sparse.
+_LARGE, _DENSITY = 500, 0.1
+
+
+def is_sparse(program: ParametricProgram) -> bool:
+    """Return whether a program is large enough, and empty enough, for sparse factorizations."""
+    total = program.n + program.m
+    entries = 2 * len(program.A.row) + 2 * len(program.H.row)
+    return total > _LARGE and entries < _DENSITY * total * total and not program.curved
+
+
+@dataclass(frozen=True)
+class Found:
+    """Answers to a batch, with a factor for each; see ``bilevel.adjoints.kkt.Found``."""
+
+    y: Array
+    z: Array
+    usable: Array
+    weak: Array
+    margin: Array
+    factors: list[SparseFactor | None]
+
+
+class SparseSolver:
+    """Solves ``min y'H y + q'y`` subject to ``A y <= b``, the first rows equations.
+
+    Parameters
+    ----------
+    program
+        For patterns and the number of equations.
+    options
+        The backend and what happens to instances without an answer.
+    start
+        Not used.
+    """
+
+    def __init__(self, program: ParametricProgram, options: Options, start: object = None) -> None:
+        del start
+        self._program, self._options = program, options
+        self._equality = np.arange(program.m) < program.equalities
+        self.record: Record | None = None
+        self.active = None
+
+    def __call__(
+        self, H: Array, q: Array, A: Array, b: Array, tolerance: float, with_weak: bool
+    ) -> Found:
+        """Solve a batch; every answer is polished on its active rows and judged."""
+        count, (m, n) = len(q), self._program.A.shape
+        y, z, weak = np.zeros((count, n)), np.zeros((count, m)), np.zeros((count, m), bool)
+        residual, margin = np.full(count, np.nan), np.full(count, np.nan)
+        status, notes = [Status.FAILED] * count, {}
+        factors: list[SparseFactor | None] = [None] * count
+        for i in range(count):
+            one = _One(self._program, H[i], q[i], A[i], b[i], self._equality)
+            status[i], note = one.solve(self._options)
+            if note:
+                notes[i] = note
+            if status[i] is Status.OPTIMAL:
+                y[i], z[i], residual[i] = one.y, one.z, one.residual
+                active, weak[i], margin[i] = one.activity(tolerance)
+                factors[i] = one.factor(active | weak[i] if with_weak else active)
+        self.record = Record(tuple(status), residual, notes)
+        usable = np.array([one is Status.OPTIMAL for one in status])
+        if not usable.all():
+            if self._options.on_failure == "raise":
+                raise BatchFailed(self._program.who, tuple(status), notes)
+            y[~usable] = z[~usable] = self._options.fill
+        return Found(y, z, usable, weak, margin, factors)
+
+
+class _One:
+    """One instance."""
+
+    def __init__(
+        self,
+        program: ParametricProgram,
+        H: Array,
+        q: Array,
+        A: Array,
+        b: Array,
+        equality: Array,
+    ) -> None:
+        half = _matrix(program.H, H)
+        self.P, self.A = sp.csr_array(half + half.T), _matrix(program.A, A)
+        self.q, self.b, self.equality = q, b, equality
+        self.norm = np.maximum(splnorm(self.A), 1e-300)
+        self.y, self.z, self.residual = np.zeros_like(q), np.zeros_like(b), np.inf
+
+    def solve(self, options: Options) -> tuple[Status, str]:
+        """Find and polish an answer; return the status and a note."""
+        if not all(np.isfinite(p).all() for p in (self.P.data, self.q, self.A.data, self.b)):
+            return Status.FAILED, "its data contain NaN or infinite numbers"
+        rows = Rows(self.A, self.b, self.equality, Monomials.empty(), ("row",) * len(self.b))
+        program = continuous_program(Objective(self.P, self.q), rows)
+        routes = (options.backend,) if options.backend else ("highs", "clarabel")
+        limits = Limits(options=dict(options.vendor), verbose=options.verbose)
+        raw, route = solve_continuous(program, routes, limits)
+        if raw is None or raw.v is None or raw.duals is None:
+            return verdict(np.zeros((0, 0)), raw, route)
+        self.y, self.z = raw.v, raw.duals
+        self.residual = self._residual(self.y, self.z)
+        for share in (1.0, 1e-4, 1e4):
+            if self.residual <= 1e-13:
+                break
+            self._polish(share)
+        if self.residual <= ACCEPTED:
+            return Status.OPTIMAL, ""
+        return (
+            Status.FAILED,
+            f"{route} returned a point whose optimality conditions fail by {self.residual:.1e}",
+        )
+
+    def activity(self, tolerance: float) -> tuple[Array, Array, float]:
+        """Return which rows are active, which are so without force, and the margin."""
+        near = abs(self.b - self.A @ self.y) / self.norm / (1 + abs(self.y).max(initial=0.0))
+        force = self.z * self.norm / (1 + abs(self.q).max(initial=0.0))
+        active = self.equality | (force > tolerance)
+        weak = ~active & (near < tolerance)
+        return active, weak, float(np.maximum(near, force)[~self.equality].min(initial=np.inf))
+
+    def factor(self, active: Array) -> SparseFactor:
+        """Return the factorized system of the derivative."""
+        return SparseFactor(self.P, self.A, active)
+
+    def _polish(self, share: float) -> None:
+        slack = self.b - self.A @ self.y
+        active = self.equality | (self.z * self.norm > share * slack / self.norm)
+        factor = self.factor(active)
+        z = np.where(active, self.z, 0.0)
+        dy, dz = factor.solve(-(self.P @ self.y + self.q + self.A.T @ z), slack)
+        residual = self._residual(self.y + dy, z + dz)
+        if residual < self.residual:
+            self.y, self.z, self.residual = self.y + dy, z + dz, residual
+
+    def _residual(self, y: Array, z: Array) -> float:
+        gradient = self.P @ y + self.q + self.A.T @ z
+        size = 1 + abs(self.q).max(initial=0.0)
+        value, force = (self.A @ y - self.b) / self.norm, z * self.norm / size
+        value /= 1 + abs(y).max(initial=0.0)
+        bad = np.maximum(np.maximum(value, -force), np.minimum(-value, force))
+        bad = np.where(self.equality, abs(value), bad)
+        return float(max(abs(gradient).max(initial=0.0) / size, bad.max(initial=0.0)))
+
+
+def splnorm(A: sp.csr_array) -> Array:
+    """Return the norm of each row."""
+    return np.sqrt(np.asarray(A.multiply(A).sum(axis=1)).ravel())
+
+
+def _matrix(pattern: AffineMatrix, values: Array) -> sp.csr_array:
+    return sp.csr_array((values, (pattern.row, pattern.column)), shape=pattern.shape)
