@@ -70,7 +70,8 @@ class BackendRow:
     """One vendor: what it takes, which limits it knows and what it returns.
 
     ``option`` is a harmless option of the vendor, ``bad_option`` one that it does not know;
-    ``any_scale`` tells whether data between 1e-5 and 1e5 in one program must be solved.
+    ``any_scale`` tells whether data between 1e-5 and 1e5 in one program must be solved, ``decides``
+    whether infeasible and unbounded programs are recognized.
     """
 
     name: str
@@ -82,6 +83,7 @@ class BackendRow:
     has_callback: bool = False
     any_scale: bool = True
     has_vendor: bool = True
+    decides: bool = True
     notes: str = ""
 
 
@@ -281,6 +283,26 @@ BACKENDS = (
         bad_option={"no_such_option": 1},
         any_scale=False,
         notes="convex QP by an active set; no clock",
+    ),
+    BackendRow(
+        "proxsuite",
+        Feature.CONVEX_QUADRATIC,
+        has_duals=True,
+        option={"max_iter": 5000},
+        bad_option={"no_such_option": 1},
+        tolerance=1e-6,
+        any_scale=False,
+        decides=False,
+        notes="convex QP by a proximal method; gives up where there is no answer",
+    ),
+    BackendRow(
+        "moreau",
+        Feature.CONVEX_QUADRATIC | Feature.CONES,
+        has_duals=True,
+        option={"max_iter": 500},
+        bad_option={"no_such_option": 1},
+        tolerance=1e-6,
+        any_scale=False,
     ),
     BackendRow(
         "ipopt",

@@ -24,6 +24,8 @@ _ENTRIES = {
     "clarabel": _Entry("clarabel", "clarabel", "bilevel.backends.clarabel", "Clarabel"),
     "tree": _Entry("highspy", "highspy", "bilevel.backends.tree", "Tree"),
     "daqp": _Entry("daqp", "daqp", "bilevel.backends.daqp", "DAQP"),
+    "proxsuite": _Entry("proxsuite", "proxsuite", "bilevel.backends.proxsuite", "ProxQP"),
+    "moreau": _Entry("moreau", "moreau", "bilevel.backends.moreau", "Moreau"),
     "ipopt": _Entry("casadi", "casadi", "bilevel.backends.ipopt", "IPOPT"),
 }
 
