@@ -65,11 +65,11 @@ class ConicSolver:
         if not all(np.isfinite(part).all() for part in (P, q, A, b)):
             return *nothing, Status.FAILED, "its data contain NaN or infinite numbers"
         options = self._options
-        routes = (options.backend,) if options.backend else ("clarabel", "scip")
+        routes = (options.backend,) if options.backend else ("clarabel",)
         limits = Limits(options=dict(options.vendor), verbose=options.verbose)
         raw, route = solve_continuous(self._as_program(P, q, A, b), routes, limits)
         if raw is None or raw.v is None or raw.duals is None or raw.cone_duals is None:
-            return *nothing, *verdict(P, raw, route)
+            return *nothing, *verdict(P, raw, route if raw is not None else routes[0])
         z = np.concatenate([raw.duals, *raw.cone_duals])
         y, v, error = self._polish(P, q, A, b, raw.v, z)
         if error <= ACCEPTED:

@@ -10,6 +10,8 @@ from typing import Any
 from bilevel.backends import registry
 from bilevel.errors import BilevelWarning, ProblemError
 
+#: Backends whose answers come with multipliers.
+WITH_MULTIPLIERS = ("clarabel", "daqp", "highs", "moreau", "proxsuite")
 ON_FAILURE = ("raise", "nan", "zero")
 # What cvxpylayers passes on to SCS, diffcp or Moreau: accuracy, threads, effort.
 _FOREIGN = frozenset(
@@ -54,6 +56,11 @@ class Options:
         if self.backend is not None:
             name = str(self.backend).lower()
             registry.get(name)
+            if name not in WITH_MULTIPLIERS:
+                raise ProblemError(
+                    f"Backend {name!r} does not return multipliers of convex programs, which the "
+                    f"derivative needs; use one of {list(WITH_MULTIPLIERS)}."
+                )
             object.__setattr__(self, "backend", name)
 
 
@@ -76,6 +83,6 @@ def read_options(options: Options, solver_args: Mapping[str, Any] | None) -> Opt
     if given and backend is None:
         raise ProblemError(
             f"solver_args {sorted(given)} are options of a backend; name it with solver=..., one "
-            f"of {list(registry.names())}."
+            f"of {list(WITH_MULTIPLIERS)}."
         )
     return replace(options, backend=backend, vendor={**options.vendor, **given}, verbose=verbose)

@@ -18,7 +18,7 @@ from bilevel.status import Status
 
 #: An answer with a larger residual is polished.
 _POLISHED = 1e-12
-_ROUTES = ("highs", "daqp", "clarabel", "scip")
+_ROUTES = ("highs", "daqp", "clarabel")
 
 
 class QuadraticSolver:
@@ -51,7 +51,7 @@ class QuadraticSolver:
         half = saddle.half(H, q, A)
         count, equalities = len(H), self._equalities
         notes: dict[int, str] = {}
-        if self._options.backend is None:
+        if self._options.backend in (None, "daqp") and not self._options.vendor:
             start = self._start if self._start is not None and len(self._start) == count else None
             u, z, solved = solve_distances(half.W, half.v, b, equalities, start)
             y, judged, worst, is_kinked = kernels.finish(H, q, A, b, half.U, u, z, equalities, tolerance)
@@ -65,10 +65,11 @@ class QuadraticSolver:
             judged = kernels.judge(H, q, A, b, y, z, equalities, tolerance)
         good = solved & (judged[0] <= ACCEPTED)
         status = [Status.OPTIMAL] * count
+        named = self._options.backend
         for i in np.flatnonzero(~good | (judged[0] > _POLISHED)).tolist():
             one = _One(H[i] + H[i].T, q[i], A[i], b[i], equalities)
             known = (y[i], z[i]) if good[i] else None
-            y[i], z[i], status[i], note = one.improve(known, self._options.backend, self._limits)
+            y[i], z[i], status[i], note = one.improve(known, named, self._limits)
             if note:
                 notes[i] = note
         residual, active, weak, margin = kernels.judge(H, q, A, b, y, z, equalities, tolerance)
@@ -101,7 +102,8 @@ class _One:
             return *nothing, Status.FAILED, "its data contain NaN or infinite numbers"
         raw, route = None, backend or ""
         if np.linalg.eigvalsh(self.P)[:1].min(initial=0.0) >= -1e-9 * abs(self.P).max(initial=0.0):
-            raw, route = self._solve((backend,) if backend else _ROUTES, limits)
+            raw, found = self._solve((backend,) if backend else _ROUTES, limits)
+            route = found if raw is not None else route
         if raw is None or raw.v is None or raw.duals is None:
             return *nothing, *verdict(self.P, raw, route)
         y, z, residual = self._polish(raw.v, raw.duals)

@@ -115,7 +115,7 @@ class _One:
         limits = Limits(options=dict(options.vendor), verbose=options.verbose)
         raw, route = solve_continuous(program, routes, limits)
         if raw is None or raw.v is None or raw.duals is None:
-            return verdict(np.zeros((0, 0)), raw, route)
+            return verdict(np.zeros((0, 0)), raw, route if raw is not None else routes[0])
         self.y, self.z = raw.v, raw.duals
         self.residual = self._residual(self.y, self.z)
         for share in (1.0, 1e-4, 1e4):
