@@ -22,6 +22,13 @@ _PACKAGES = (
     "daqp",
     "gurobipy",
     "cobra",
+    "torch",
+    "numba",
+    "moreau",
+    "proxsuite",
+    "cvxpylayers",
+    "diffcp",
+    "scs",
 )
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
