@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import cvxpy as cp
 import torch
 from torch import Tensor
 
 from benchmarks.layer_data import Programs
 from benchmarks.layer_peers import make_bilevel
-from bilevel.layers import FollowerLayer
 from bilevel.status import Status
 
 _STEP = 1e-4
 _BAD = 1
-
-
-@dataclass(frozen=True, eq=False)
-class Differentiated:
-    """A layer and a point where it is differentiable."""
-
-    layer: Any
-    inputs: tuple[Tensor, ...]
 
 
 def difference_error(layer: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> float:
@@ -86,30 +76,3 @@ def changed_neighbours(n: int) -> str:
     if any(bool(part[_BAD].any()) for part in spoilt[1:]):
         found.append("the infeasible instance has a gradient")
     return "; ".join(found)
-
-
-def follower_qp() -> Differentiated:
-    """Return a layer of a quadratic program with multipliers, all data parameters."""
-    programs = Programs.draw(5, 1, 0)
-    return Differentiated(
-        make_bilevel(5), tuple(torch.from_numpy(part[0].copy()) for part in programs.data)
-    )
-
-
-def follower_socp() -> Differentiated:
-    """Return a layer of a second-order cone program with a matrix parameter."""
-    y, c, r = cp.Variable(3), cp.Parameter(3), cp.Parameter(nonneg=True)
-    M = cp.Parameter((2, 3))
-    rows = [cp.norm(M @ y) <= r, cp.sum(y) == 1]
-    problem = cp.Problem(cp.Minimize(cp.sum_squares(y - c)), rows)
-    layer = FollowerLayer(problem, [c, r, M], [y, rows[1].dual_variables[0]])
-    torch.manual_seed(1)
-    drawn = torch.randn(3), torch.tensor(0.3), torch.randn(2, 3)
-    return Differentiated(layer, tuple(part.double() for part in drawn))
-
-
-#: Layers whose gradients are compared with finite differences, by name.
-DIFFERENTIATED: dict[str, Callable[[], Differentiated]] = {
-    "follower QP": follower_qp,
-    "follower SOCP": follower_socp,
-}

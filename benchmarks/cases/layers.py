@@ -52,7 +52,7 @@ def _tight(n: int, batch: int, seed: int) -> Programs:
 
 
 def _instances(size: str) -> Sequence[Instance]:
-    from benchmarks.layer_checks import DIFFERENTIATED
+    from benchmarks.layer_subjects import DIFFERENTIATED
 
     found = [
         Instance(f"{group_of(shape)}, draw {i}", lambda s=shape, i=i: _draw(*s, i), group_of(shape))

@@ -118,7 +118,8 @@ def test_the_small_size_is_solved_by_the_library():
 
 def test_differences_notice_a_wrong_gradient():
     pytest.importorskip("torch")
-    from benchmarks.layer_checks import DIFFERENTIATED, difference_error
+    from benchmarks.layer_checks import difference_error
+    from benchmarks.layer_subjects import DIFFERENTIATED
 
     subject = DIFFERENTIATED["follower QP"]()
 
