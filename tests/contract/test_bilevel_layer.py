@@ -138,7 +138,9 @@ def test_an_integer_leader_is_a_constant():
     x, y, p = cp.Variable(name="x"), cp.Variable(name="y"), cp.Parameter(name="p", value=0.5)
     follower = bl.Follower(cp.Minimize(cp.square(y - x - 2 * k)), [y <= 3], [y])
     problem = bl.Problem(
-        cp.Minimize(cp.square(y - 2 - p) + 0.1 * cp.square(x) + 0.01 * k), [x >= 0, x <= 1], [follower]
+        cp.Minimize(cp.square(y - 2 - p) + 0.1 * cp.square(x) + 0.01 * k),
+        [x >= 0, x <= 1],
+        [follower],
     )
     layer = BilevelLayer(problem, [p], [x, y, k])
     found = bl.gradcheck(layer, tensors_of([p]))

@@ -68,13 +68,8 @@ class Diagnosis:
         """One kind per instance."""
         if self.is_exact:
             return (GradientKind.CLASSICAL,) * len(self.usable)
-        kinked = self.weak.any(-1)
-        return tuple(
-            self._kind(*flags)
-            for flags in zip(
-                self.usable.tolist(), kinked.tolist(), self.singular.tolist(), strict=True
-            )
-        )
+        flags = np.stack([self.usable, self.weak.any(-1), self.singular], -1)
+        return tuple(self._kind(*row) for row in flags.tolist())
 
     def demand_exact(self) -> None:
         """Raise where an instance has no derivative in the usual sense."""

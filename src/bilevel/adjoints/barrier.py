@@ -35,13 +35,13 @@ def central_ratios(
         Booleans and ratios of shape ``(B, m)``; the ratio of an equation is zero.
     """
     # One instance at a time: there are few, and each takes steps of its own length.
-    pairs = [_ratios(*parts, equalities) for parts in zip(P, q, A, b, y, z, strict=True)]
+    pairs = [_ratios(*parts, equalities=equalities) for parts in zip(P, q, A, b, y, z, strict=True)]
     inside, ratio = (np.stack(column) for column in zip(*pairs, strict=True))
     return inside, ratio
 
 
 def _ratios(
-    P: Array, q: Array, A: Array, b: Array, y: Array, z: Array, equalities: int
+    P: Array, q: Array, A: Array, b: Array, y: Array, z: Array, *, equalities: int
 ) -> tuple[Array, Array]:
     n, mu = len(q), _WEIGHT * (1 + abs(q).max())
     free = np.arange(len(b)) >= equalities

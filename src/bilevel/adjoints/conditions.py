@@ -80,7 +80,9 @@ class Conditions:
         self.columns, self.ties = columns, tuple(ties)
         n = len(columns)
         self.own = [np.flatnonzero(columns.owner == k) for k in range(len(followers))]
-        touched = [f.structure(n)[:, own].any(-1) for f, own in zip(followers, self.own, strict=True)]
+        touched = [
+            f.structure(n)[:, own].any(-1) for f, own in zip(followers, self.own, strict=True)
+        ]
         self.rows = [torch.from_numpy(np.flatnonzero(mask)) for mask in touched]
         self._moved = [torch.from_numpy(np.flatnonzero(~mask)) for mask in touched]
         leads = columns.owner == LEADER
@@ -214,7 +216,11 @@ class ActiveConditions:
             start += len(J)
             kinked.append(slice(start, start + len(self._kinked[k])))
             start += len(self._kinked[k]) + self._cones[k]
-        return {"active": active, "kinked": kinked, "leader": slice(start, start + len(self._leader))}
+        return {
+            "active": active,
+            "kinked": kinked,
+            "leader": slice(start, start + len(self._leader)),
+        }
 
 
 def project(v: Tensor) -> Tensor:

@@ -96,6 +96,7 @@ class Root(AbstractRule):
         self._complete = True
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """See the abstract method."""
         H, q, A, b = (one.detach().cpu() for one in inputs)
         P = H + H.mT
         y, v, usable = self._solve(*(one.numpy() for one in (P, q, A, b)))
@@ -119,6 +120,7 @@ class Root(AbstractRule):
     def backward(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], grads: Sequence[Tensor | None]
     ) -> Sequence[Tensor | None]:
+        """See the abstract method."""
         H, _, A, _ = inputs
         y, z, v, inverse = outputs
         if not self._complete:
@@ -143,11 +145,12 @@ class Root(AbstractRule):
 
 
 class Linear(AbstractRule):
-    """``x = J^-1 g`` for a known inverse; differentiable in ``J`` and ``g``, any number of times."""
+    """``x = J^-1 g`` for a known inverse; differentiable in ``J`` and ``g`` to any order."""
 
     what = "a linear solve"
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """See the abstract method."""
         J, g, inverse = inputs
         x = inverse @ g[..., None]
         return ((x + inverse @ (g[..., None] - J @ x))[..., 0],)
@@ -155,6 +158,7 @@ class Linear(AbstractRule):
     def backward(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], grads: Sequence[Tensor | None]
     ) -> Sequence[Tensor | None]:
+        """See the abstract method."""
         J, _, inverse = inputs
         (x,), (h,) = outputs, grads
         h = torch.zeros_like(x) if h is None else h

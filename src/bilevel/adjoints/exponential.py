@@ -5,6 +5,8 @@ The cone is the closure of ``(r, s, t)`` with ``s > 0`` and ``s exp(r / s) <= t`
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy.optimize import brentq
 
@@ -43,7 +45,9 @@ def project(v: Array) -> tuple[Array, Array]:
     if (s > 0 and r / s < _LARGEST and s * np.exp(r / s) <= t) or (s == 0 and r <= 0 <= t):
         return v.copy(), np.eye(3)
     # The polar cone: (u, w, x) with u > 0, u exp(w / u - 1) <= -x, and its closure.
-    if (r > 0 and s / r < _LARGEST and r * np.exp(s / r - 1) <= -t) or (r == 0 and s <= 0 and t <= 0):
+    if (r > 0 and s / r < _LARGEST and r * np.exp(s / r - 1) <= -t) or (
+        r == 0 and s <= 0 and t <= 0
+    ):
         return np.zeros(3), np.zeros((3, 3))
     if r <= 0 and s <= 0:
         return np.array([r, 0.0, max(t, 0.0)]), np.diag([1.0, 0.0, float(t > 0)])
@@ -70,7 +74,8 @@ def _root(r: float, s: float, t: float) -> float:
         while gap(high) < 0 and high < _LARGEST:
             high = 2 * high + 1.0
     low, high = max(low, -_LARGEST), min(high, _LARGEST)
-    return float(brentq(gap, low, high, xtol=1e-16, rtol=4 * np.finfo(float).eps, maxiter=200))
+    root: Any = brentq(gap, low, high, xtol=1e-16, rtol=4 * np.finfo(float).eps, maxiter=200)
+    return float(root)
 
 
 def _slope(v: Array, point: Array, rho: float) -> Array:

@@ -154,4 +154,4 @@ def is_plain() -> bool:
 
 # Where no transform is active this is all that ``apply`` does, but for inspecting the signature of
 # ``forward`` to fill in defaults, which takes longer than solving a small program.
-_record = super(torch.autograd.Function, Differentiable).apply
+_record: Any = super(torch.autograd.Function, Differentiable).apply  # type: ignore[misc]

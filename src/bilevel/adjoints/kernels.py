@@ -1,7 +1,7 @@
 """Compiled loops over a batch: one pass over each instance's data, no temporary arrays.
 
-``P = H + H'``, ``U`` is upper triangular with ``U'U = P``, ``W = A U^-1``; the first rows of ``A`` are equations.
-Each instance is worked on alone, so its bits do not depend on the others.
+``P = H + H'``, ``U`` is upper triangular with ``U'U = P``, ``W = A U^-1``; the first rows of ``A``
+are equations. Each instance is worked on alone, so its bits do not depend on the others.
 """
 
 from __future__ import annotations

@@ -106,9 +106,7 @@ class KKT:
 
     def __post_init__(self) -> None:
         if self.degenerate not in _DEGENERATE:
-            raise ProblemError(
-                f"degenerate must be one of {_DEGENERATE}, not {self.degenerate!r}."
-            )
+            raise ProblemError(f"degenerate must be one of {_DEGENERATE}, not {self.degenerate!r}.")
         if not 0 < self.tolerance < 1:
             raise ProblemError(f"tolerance must lie between 0 and 1, not {self.tolerance!r}.")
         if self.sparse and self.degenerate == "barrier":
@@ -140,6 +138,7 @@ class Stationary(AbstractRule):
         self._complete = True
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """See the abstract method."""
         data = tuple(map(saddle.array, inputs))
         adjoint, equalities = self._adjoint, self._equalities
         found = self._solve(*data, adjoint.tolerance)
@@ -151,8 +150,8 @@ class Stationary(AbstractRule):
             kinked = weak.any(-1)
             smooth = np.zeros_like(found.z)
             P = data[0] + data[0].swapaxes(1, 2)
-            parts = (one[kinked] for one in (P, *data[1:], found.y, found.z))
-            active[kinked], smooth[kinked] = central_ratios(*parts, equalities)
+            P, q, A, b, y, z = (one[kinked] for one in (P, *data[1:], found.y, found.z))
+            active[kinked], smooth[kinked] = central_ratios(P, q, A, b, y, z, equalities)
         factor, singular = saddle.factorize(
             data[0], data[2], active, found.half, found.usable, smooth
         )
@@ -170,6 +169,7 @@ class Stationary(AbstractRule):
     def backward(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], grads: Sequence[Tensor | None]
     ) -> Sequence[Tensor | None]:
+        """See the abstract method."""
         H, _, A, _ = inputs
         y, z, *rest = outputs
         if not self._complete:

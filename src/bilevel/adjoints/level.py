@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from bilevel.problem import level as compiled
-from bilevel.problem.functions import Array, Kind
 from bilevel.problem.cones import symmetrizer
+from bilevel.problem.functions import Array, Kind
 
 
 class LevelFunctions:
@@ -54,10 +54,10 @@ class LevelFunctions:
             for rows, triangle in zip(level.cone_rows, self._triangles, strict=True)
         )
         c, constant, P = tensors["c"], tensors["constant"], tensors["P"]
-        self._linear = _Terms(np.zeros(len(c.row), int), column[c.row], source[c.parameter], c.value)
-        self._constant = _Terms(
-            constant.row, None, source[constant.parameter], constant.value
+        self._linear = _Terms(
+            np.zeros(len(c.row), int), column[c.row], source[c.parameter], c.value
         )
+        self._constant = _Terms(constant.row, None, source[constant.parameter], constant.value)
         whole = (P.row > P.column).any() == (P.row < P.column).any()
         half = np.where(whole | (P.row == P.column), 0.5, 1.0)
         self._first, self._second = (torch.from_numpy(column[part]) for part in (P.row, P.column))

@@ -163,7 +163,10 @@ def outer(left: Tensor, right: Tensor) -> Tensor:
 
 def probe(H: Array, A: Array, factor: Factor) -> Array:
     """Return the relative residual of ``K (dy, dz) = (1, 1)``, shape ``(B,)``."""
-    ones = torch.ones(H.shape[:2], dtype=torch.float64), torch.ones(A.shape[:2], dtype=torch.float64)
+    ones = (
+        torch.ones(H.shape[:2], dtype=torch.float64),
+        torch.ones(A.shape[:2], dtype=torch.float64),
+    )
     data = (torch.from_numpy(H), torch.from_numpy(A))
     dy, dz = (one.numpy() for one in _Solve().forward(*data, *ones, *factor.tensors()))
     top = 1 - np.einsum("bij,bj->bi", H + H.swapaxes(1, 2), dy) - np.einsum("bij,bi->bj", A, dz)

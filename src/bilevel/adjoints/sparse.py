@@ -100,6 +100,7 @@ class SparseStationary(AbstractRule):
         self._complete = True
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """See the abstract method."""
         data = (one.numpy(force=True) for one in inputs)
         found = self._solve(*data, self._adjoint.tolerance, self._adjoint.degenerate == "active")
         self._factors = found.factors
@@ -117,6 +118,7 @@ class SparseStationary(AbstractRule):
     def backward(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], grads: Sequence[Tensor | None]
     ) -> Sequence[Tensor | None]:
+        """See the abstract method."""
         H, _, A, _ = inputs
         y, z = outputs
         if not self._complete:
@@ -146,6 +148,7 @@ class _Solve(AbstractRule):
         self._program, self._factors = program, factors
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """See the abstract method."""
         _, _, gy, gz = inputs
         dy, dz = np.zeros(tuple(gy.shape)), np.zeros(tuple(gz.shape))
         for i, factor in enumerate(self._factors):
@@ -156,6 +159,7 @@ class _Solve(AbstractRule):
     def backward(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], grads: Sequence[Tensor | None]
     ) -> Sequence[Tensor | None]:
+        """See the abstract method."""
         H, A, _, _ = inputs
         dy, dz = outputs
         hy, hz = (

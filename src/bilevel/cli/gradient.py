@@ -28,7 +28,8 @@ def check(
         from bilevel.layers import BilevelLayer, gradcheck, tensors_of
     except ImportError as error:
         raise BackendNotFound(
-            'Gradients need the package torch, which is not installed: pip install "bilevel[torch]".'
+            "Gradients need the package torch, which is not installed: pip install "
+            '"bilevel[torch]".'
         ) from error
     variables = [*problem.variables, *(v for f in problem.followers for v in f.variables)]
     chosen = None if isinstance(solver, Auto) else solver

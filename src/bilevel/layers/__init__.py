@@ -6,4 +6,13 @@ from bilevel.layers.follower import FollowerLayer
 from bilevel.layers.gradcheck import GradientCheck, gradcheck
 from bilevel.layers.inputs import tensors_of
 
-__all__ = ["Answer", "BatchFailed", "BilevelLayer", "FollowerLayer", "GradientCheck", "Report", "gradcheck", "tensors_of"]
+__all__ = [
+    "Answer",
+    "BatchFailed",
+    "BilevelLayer",
+    "FollowerLayer",
+    "GradientCheck",
+    "Report",
+    "gradcheck",
+    "tensors_of",
+]

@@ -51,8 +51,9 @@ class Report:
 
     @cached_property
     def adjoint_residual(self) -> Tensor:
-        """Relative residual of the linear system that gives gradients, for a right-hand side of
-        ones; computed when it is first asked for. Shape ``(B,)``.
+        """Relative residual of the linear system of gradients for a sum of all, shape ``(B,)``.
+
+        It is computed when it is first asked for.
         """
         return torch.full_like(self.residual, torch.nan) if self.probe is None else self.probe()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cvxpy as cp
@@ -10,21 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bilevel.adjoints import KKT, GradientKind
-from bilevel.adjoints.bilevel import Root, find_root
-from bilevel.adjoints.function import AbstractRule, apply
-from bilevel.errors import BilevelError, ProblemError, UnsupportedDerivative, UnsupportedProblem
-from bilevel.layers.answer import Answer, BatchFailed, Record, Report
+from bilevel.adjoints import KKT
+from bilevel.adjoints.function import apply
+from bilevel.errors import ProblemError, UnsupportedProblem
+from bilevel.layers.answer import Answer, Report
+from bilevel.layers.equilibrium import Equilibrium, Ways
 from bilevel.layers.inputs import gather
 from bilevel.layers.model import Model, as_nash, check_parameters
 from bilevel.layers.options import ON_FAILURE
 from bilevel.problem.functions import Array
-from bilevel.problem.leaves import label
 from bilevel.problem.problem import Problem
-from bilevel.response.answer import answer
-from bilevel.solvers.solve import certified
-from bilevel.solvers.solver import AbstractSolver, Request
-from bilevel.status import Status
+from bilevel.solvers.solver import AbstractSolver
 from bilevel.structure import Stance
 
 _EQUILIBRIA = ("stackelberg", "nash")
@@ -128,26 +124,23 @@ class BilevelLayer(torch.nn.Module):
                 "answer is unique it is that of the optimistic one: problem.replace("
                 "stance='optimistic')."
             )
-        self._adjoint = adjoint or KKT()
-        if self._adjoint.degenerate not in ("lstsq", "raise"):
+        adjoint = adjoint or KKT()
+        if adjoint.degenerate not in ("lstsq", "raise"):
             raise ProblemError("A BilevelLayer takes adjoints.KKT with 'lstsq' or 'raise' only.")
-        self._problem = as_nash(problem) if equilibrium == "nash" else problem
-        self._inputs = check_parameters(parameters, self._problem)
-        self._slots = tuple((label(p), tuple(p.shape), int(p.size)) for p in self._inputs)
-        self._model = Model(self._problem, self._inputs)
+        chosen = as_nash(problem) if equilibrium == "nash" else problem
+        self._model = Model(chosen, check_parameters(parameters, chosen))
         self._outputs = tuple(self._model.output(variable) for variable in variables)
-        self._solver, self._time_limit = solver, time_limit
-        self._on_failure = on_failure
+        self._ways = Ways(solver, time_limit, on_failure, adjoint.degenerate)
         self._last: list[Array | None] = []
 
     @property
     def input_names(self) -> tuple[str, ...]:
         """The parameters' names, in the order of the tensors."""
-        return tuple(name for name, _, _ in self._slots)
+        return tuple(name for name, _, _ in self._model.slots)
 
     def extra_repr(self) -> str:
         """Return what is printed between the parentheses."""
-        return f"{self._problem!r}, parameters=[{', '.join(map(label, self._inputs))}]"
+        return f"{self._model.problem!r}, parameters=[{', '.join(self.input_names)}]"
 
     def forward(self, *tensors: Tensor, warm_start: bool = False) -> tuple[Tensor, ...]:
         """Return the answers to a batch.
@@ -200,10 +193,12 @@ class BilevelLayer(torch.nn.Module):
         )
         return Answer(values, record.status, report)
 
-    def _run(self, tensors: Sequence[Any], warm_start: bool) -> tuple[tuple[Tensor, ...], _Rule]:
-        batch = gather(self._slots, tensors, "The layer")
+    def _run(
+        self, tensors: Sequence[Any], warm_start: bool
+    ) -> tuple[tuple[Tensor, ...], Equilibrium]:
+        batch = gather(self._model.slots, tensors, "The layer")
         start = self._last if warm_start and len(self._last) == len(batch.theta) else None
-        rule = _Rule(self, start)
+        rule = Equilibrium(self._model, self._ways, start)
         w, lam = apply(rule, batch.theta)
         if warm_start:
             self._last = [None if root is None else root.w for root in rule.roots]
@@ -217,122 +212,3 @@ class BilevelLayer(torch.nn.Module):
             else:
                 values.append(batch.back(output.read(w, lam, None)))
         return tuple(values), rule
-
-    def answer_one(
-        self, theta: Array, start: Array | None
-    ) -> tuple[Root | None, Status, str]:
-        """Solve one instance and return its active conditions, the status and a note."""
-        split = np.split(theta[:-1], np.cumsum([size for _, _, size in self._slots])[:-1])
-        given = {
-            p: part.reshape(shape)
-            for p, part, (_, shape, _) in zip(self._inputs, split, self._slots, strict=True)
-        }
-        try:
-            form = self._problem.compile(given)
-            request = Request(time_limit=self._time_limit, start=start, rtol=1e-8)
-            solution, outcome = certified(self._problem, form, self._solver, request)
-            if not solution.status.has_point or outcome.w is None:
-                return None, solution.status, solution.stats.note
-            w = outcome.w
-            cones = [
-                np.concatenate([np.empty(0), *answer(form, k, w).cone_multipliers])
-                for k in range(len(form.followers))
-            ]
-            root = find_root(self._model.conditions, w, torch.from_numpy(theta), cones)
-        except BilevelError as error:
-            return None, Status.FAILED, str(error)
-        return root, solution.status, "; ".join(root.notes)
-
-
-def _without_point(status: Status) -> Status:
-    """Return a status that claims no point."""
-    return Status.FAILED if status.has_point else status
-
-
-class _Rule(AbstractRule):
-    """Solves every instance, and keeps the system that gives its derivative."""
-
-    order = 1
-    what = "a bilevel problem's answer"
-
-    def __init__(self, layer: BilevelLayer, start: Sequence[Array | None] | None) -> None:
-        self._layer, self._start = layer, start
-        self.roots: list[Root | None] = []
-        self.record = Record((), np.zeros(0), {})
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        theta = inputs[0].numpy(force=True)
-        layer, model = self._layer, self._layer._model
-        status, notes = [], {}
-        for i, row in enumerate(theta):
-            start = None if self._start is None else self._start[i]
-            root, one, note = layer.answer_one(row, start)
-            self.roots.append(root)
-            status.append(one if root is not None else _without_point(one))
-            if note:
-                notes[i] = note
-        residual = np.array([np.nan if root is None else root.residual for root in self.roots])
-        self.record = Record(tuple(status), residual, notes)
-        if layer._on_failure == "raise" and None in self.roots:
-            raise BatchFailed("the layer", tuple(status), notes)
-        if layer._adjoint.degenerate == "raise":
-            self._demand_exact()
-        fill = 0.0 if layer._on_failure == "zero" else np.nan
-        w, lam = np.full((len(theta), model.n), fill), np.full((len(theta), model.m), fill)
-        for i, root in enumerate(self.roots):
-            if root is not None:
-                w[i], lam[i] = root.w, np.concatenate([np.empty(0), *root.lam])
-        return tuple(torch.from_numpy(part).to(inputs[0].device) for part in (w, lam))
-
-    def backward(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], grads: Sequence[Tensor | None]
-    ) -> Sequence[Tensor | None]:
-        if torch._C._are_functorch_transforms_active():
-            raise UnsupportedDerivative(
-                "torch.func cannot transform the derivative of a BilevelLayer; use "
-                "tensor.backward(), torch.autograd.grad or torch.autograd.functional.jacobian."
-            )
-        sizes = [len(rows) for rows in self._layer._model.conditions.rows]
-        found = torch.zeros_like(inputs[0])
-        gw, glam = (
-            np.zeros(one.shape) if grad is None else grad.numpy(force=True)
-            for one, grad in zip(outputs, grads, strict=True)
-        )
-        for i, root in enumerate(self.roots):
-            if root is not None:
-                parts = np.split(glam[i], np.cumsum(sizes)[:-1])
-                theta = inputs[0][i].detach().cpu()
-                with torch.enable_grad():
-                    found[i] = root.pull(gw[i], parts, theta).to(found)
-        return (found,)
-
-    def kinds(self, with_multipliers: bool) -> tuple[GradientKind, ...]:
-        """Return what each instance's gradient is."""
-        kinds = []
-        for root in self.roots:
-            if root is None:
-                kinds.append(GradientKind.NONE)
-            elif with_multipliers and not root.unique_multipliers:
-                kinds.append(GradientKind.SURROGATE)
-            else:
-                kinds.append(root.kind)
-        return tuple(kinds)
-
-    def probe(self) -> Tensor:
-        """Return the relative residual of each adjoint system for a right-hand side of ones."""
-        found = []
-        for root in self.roots:
-            error = np.nan
-            if root is not None:
-                error = abs(root.H @ root.inverse.sum(-1) - 1).max(initial=0.0)
-            found.append(error)
-        return torch.tensor(found, dtype=torch.float64)
-
-    def _demand_exact(self) -> None:
-        kinds = self.kinds(False)
-        flagged = [i for i, kind in enumerate(kinds) if not kind.is_exact and self.roots[i]]
-        if flagged:
-            raise UnsupportedDerivative(
-                f"{len(flagged)} of {len(kinds)} instances have no derivative in the usual sense "
-                f"(instance {flagged[0]}: {kinds[flagged[0]].value})."
-            )

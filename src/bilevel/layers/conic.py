@@ -88,9 +88,7 @@ class ConicSolver:
             program.row_names[:linear],
         )
         cones = tuple(
-            Cone(
-                sp.csr_array(-A[c.start : c.stop]), -b[c.start : c.stop], f"cone{i}", kind=c.kind
-            )
+            Cone(sp.csr_array(-A[c.start : c.stop]), -b[c.start : c.stop], f"cone{i}", kind=c.kind)
             for i, c in enumerate(program.cones)
         )
         return continuous_program(Objective(sp.csr_array(P), q), rows, cones=cones)

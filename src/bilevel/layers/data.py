@@ -32,8 +32,8 @@ class Data:
 class DataMap:
     """Evaluates a program's data at a batch of inputs ``theta``, shape ``(B, p + 1)``.
 
-    The last entry of ``theta`` is the number one. With ``sparse``, ``H`` and ``A`` are the entries of
-    the program's patterns.
+    The last entry of ``theta`` is the number one. With ``sparse``, ``H`` and ``A`` are the entries
+    of the program's patterns.
     """
 
     def __init__(self, program: ParametricProgram, sparse: bool = False) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from bilevel.adjoints import KKT, Cone
 from bilevel.adjoints.function import apply
 from bilevel.adjoints.sparse import SparseStationary
-from bilevel.errors import ProblemError, UnsupportedProblem
+from bilevel.errors import UnsupportedProblem
 from bilevel.layers.answer import Answer, Report
 from bilevel.layers.conic import ConicSolver
 from bilevel.layers.data import DataMap
@@ -20,10 +20,11 @@ from bilevel.layers.inputs import gather
 from bilevel.layers.options import Options, read_options
 from bilevel.layers.outputs import find_outputs
 from bilevel.layers.quadratic import QuadraticSolver
-from bilevel.layers.sparse import SparseSolver, is_sparse
+from bilevel.layers.source import check_inputs, read_source
+from bilevel.layers.sparse import SparseSolver, uses_sparse
+from bilevel.problem.assemble import compile_program
 from bilevel.problem.follower import Follower
 from bilevel.problem.leaves import label
-from bilevel.problem.parametric import ParametricProgram, compile_program
 
 
 class FollowerLayer(torch.nn.Module):
@@ -123,8 +124,8 @@ class FollowerLayer(torch.nn.Module):
                 "variables, where it is convex."
             )
         self._options = read_options(Options(solver, {}, verbose, on_failure), solver_args)
-        source = _source(problem)
-        inputs = _check_inputs(parameters, source)
+        source = read_source(problem)
+        inputs = check_inputs(parameters, source)
         self._program = compile_program(
             source.who, source.objective, source.constraints, source.variables, inputs
         )
@@ -137,7 +138,7 @@ class FollowerLayer(torch.nn.Module):
                 f"{self._program.who} has cones, whose answers adjoints.KKT cannot differentiate; "
                 f"use adjoints.Cone()."
             )
-        self._sparse = _is_sparse(self._adjoint, self._program)
+        self._sparse = uses_sparse(self._adjoint, self._program)
         self._map = DataMap(self._program, self._sparse)
         self._last_active: Any = None
 
@@ -249,84 +250,3 @@ class FollowerLayer(torch.nn.Module):
             value = square + (y * data.q).sum(-1, keepdim=True) + data.r
         values = tuple(batch.back(output.read(y, z, value)) for output in self._outputs)
         return values, rule, solver
-
-
-def _is_sparse(adjoint: KKT | Cone, program: ParametricProgram) -> bool:
-    """Return whether sparse factorizations are used, after checking that they may be."""
-    if isinstance(adjoint, Cone):
-        return False
-    if adjoint.sparse and program.curved:
-        raise UnsupportedProblem(
-            f"{program.who} squares a parametric expression, so its matrices are dense; use "
-            f"adjoints.KKT(sparse=False)."
-        )
-    wanted = is_sparse(program) and adjoint.degenerate != "barrier"
-    return wanted if adjoint.sparse is None else adjoint.sparse
-
-
-class _Source:
-    """A single level's problem, from a follower or from CVXPY."""
-
-    def __init__(
-        self,
-        who: str,
-        objective: Any,
-        constraints: Sequence[Any],
-        variables: Sequence[cp.Variable],
-        multipliers: dict[int, int],
-        value: Any | None,
-    ) -> None:
-        self.who, self.objective, self.constraints = who, objective, tuple(constraints)
-        self.variables, self.multipliers, self.value = tuple(variables), multipliers, value
-
-    def leaves(self) -> dict[int, Any]:
-        """Return everything that must be an input: parameters, and other levels' variables."""
-        own = {variable.id for variable in self.variables}
-        parts = (self.objective, *self.constraints)
-        found = {p.id: p for part in parts for p in part.parameters()}
-        others = {v.id: v for part in parts for v in part.variables() if v.id not in own}
-        return found | others
-
-
-def _source(problem: Any) -> _Source:
-    if isinstance(problem, Follower):
-        numbers = {c.id: number for number, c in enumerate(problem.constraints)}
-        multipliers = {dual.id: numbers[i] for i, dual in problem.duals.items()}
-        return _Source(
-            f"follower {problem.name!r}",
-            problem.objective,
-            problem.constraints,
-            problem.variables,
-            multipliers,
-            problem.value,
-        )
-    if isinstance(problem, cp.Problem):
-        return _Source(
-            "the problem",
-            problem.objective,
-            problem.constraints,
-            problem.variables(),
-            {},
-            None,
-        )
-    raise ProblemError(
-        f"A FollowerLayer needs a bilevel.Follower or a cvxpy.Problem, not "
-        f"{type(problem).__name__}. For a bilevel.Problem use BilevelLayer."
-    )
-
-
-def _check_inputs(parameters: Sequence[Any], source: _Source) -> tuple[Any, ...]:
-    listed, needed = tuple(parameters), source.leaves()
-    for leaf in listed:
-        if getattr(leaf, "id", None) not in needed:
-            name = label(leaf) if hasattr(leaf, "name") else repr(leaf)
-            raise ProblemError(f"{name} is listed in parameters, but does not occur in {source.who}.")
-    if len({leaf.id for leaf in listed}) < len(listed):
-        raise ProblemError("parameters lists the same one twice.")
-    missing = [label(leaf) for i, leaf in needed.items() if i not in {one.id for one in listed}]
-    if missing:
-        raise ProblemError(
-            f"{', '.join(missing)} of {source.who} must be listed in parameters: the layer needs a "
-            f"tensor for everything that is not decided there."
-        )
-    return listed

@@ -59,7 +59,9 @@ class GradientCheck:
         lines[0] += f" (tolerance {self.tolerance:g})"
         names = self.names or tuple(f"input {i}" for i in range(len(self.errors)))
         for name, error, count in zip(names, self.errors, self.compared, strict=True):
-            lines.append(f"  {name:<17}{error:.1e}   ({count} {'entry' if count == 1 else 'entries'})")
+            lines.append(
+                f"  {name:<17}{error:.1e}   ({count} {'entry' if count == 1 else 'entries'})"
+            )
         for kind in dict.fromkeys(self.kinds):
             number = sum(one is kind for one in self.kinds)
             lines.append(f"  instances          {number} x {kind.name}: {kind.value}")
@@ -140,9 +142,7 @@ def gradcheck(
     if not all(bool(o.isfinite().all()) for o in outputs):
         raise ProblemError("An instance has no answer, so its gradient cannot be checked.")
     slopes = torch.autograd.grad(_sum(outputs, weights), tensors, allow_unused=True)
-    slopes = [
-        torch.zeros_like(t) if g is None else g for t, g in zip(tensors, slopes, strict=True)
-    ]
+    slopes = [torch.zeros_like(t) if g is None else g for t, g in zip(tensors, slopes, strict=True)]
     scale = max(1.0, *(float(g.abs().max()) if g.numel() else 0.0 for g in slopes))
     errors, counts = [], []
     for i, (tensor, slope) in enumerate(zip(tensors, slopes, strict=True)):

@@ -31,7 +31,9 @@ class Model:
 
     def __init__(self, problem: Problem, parameters: Sequence[cp.Parameter]) -> None:
         canonical, columns = problem.canonical, problem.canonical.columns
-        self._problem, self.n = problem, len(columns)
+        self.problem, self.n = problem, len(columns)
+        self._parameters = tuple(parameters)
+        self.slots = tuple((label(p), tuple(p.shape), int(p.size)) for p in parameters)
         levels = [
             LevelFunctions(level, place, canonical.source(level, parameters), self.n)
             for level, place in canonical.levels()
@@ -48,6 +50,11 @@ class Model:
         self.m = sum(len(rows) for rows in self.conditions.rows)
         self.conditions = Conditions(levels[0], levels[1:], columns, self._ties())
 
+    def given(self, theta: np.ndarray) -> dict[cp.Parameter, np.ndarray]:
+        """Return parameter values from a row of inputs, whose last entry is the number one."""
+        parts = np.split(theta[:-1], np.cumsum([size for _, _, size in self.slots])[:-1])
+        return {p: part.reshape(p.shape) for p, part in zip(self._parameters, parts, strict=True)}
+
     def output(self, variable: Any) -> Output:
         """Return where a requested variable, multiplier or value is found.
 
@@ -57,9 +64,9 @@ class Model:
             If it is not in the problem.
         """
         key = getattr(variable, "id", None)
-        if key in self._problem.leaves:
-            return primal(self._problem.leaves[key])
-        for k, follower in enumerate(self._problem.followers):
+        if key in self.problem.leaves:
+            return primal(self.problem.leaves[key])
+        for k, follower in enumerate(self.problem.followers):
             if key == follower.value.id:
                 return Output("value", np.array([k]), None, ())
             for number, constraint in enumerate(follower.constraints):
@@ -90,8 +97,8 @@ class Model:
 
     def _ties(self) -> list[Tie]:
         """Return the leader's columns that stand for multipliers and values."""
-        ties, leaves = [], self._problem.leaves
-        for k, follower in enumerate(self._problem.followers):
+        ties, leaves = [], self.problem.leaves
+        for k, follower in enumerate(self.problem.followers):
             before = sum(len(self.conditions.rows[j]) for j in range(k))
             if follower.value.id in leaves:
                 ties.append(Tie(leaves[follower.value.id].first, k, None))
@@ -126,5 +133,3 @@ def check_parameters(parameters: Sequence[Any], problem: Problem) -> tuple[cp.Pa
             f"every parameter of the problem."
         )
     return listed
-
-

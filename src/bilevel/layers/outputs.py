@@ -136,9 +136,7 @@ def _dual(
     program: ParametricProgram, constraint: Any, number: int, part: int, shape: tuple[int, ...]
 ) -> Output:
     rows = np.flatnonzero(program.row_constraint == number)
-    kinds = {
-        block.kind for block in program.cones if program.row_constraint[block.start] == number
-    }
+    kinds = {block.kind for block in program.cones if program.row_constraint[block.start] == number}
     if Kind.SEMIDEFINITE in kinds:
         n = shape[-1]
         row, column = triangle(n)

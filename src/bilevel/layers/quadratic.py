@@ -54,11 +54,14 @@ class QuadraticSolver:
         if self._options.backend in (None, "daqp") and not self._options.vendor:
             start = self._start if self._start is not None and len(self._start) == count else None
             u, z, solved = solve_distances(half.W, half.v, b, equalities, start)
-            y, judged, worst, is_kinked = kernels.finish(H, q, A, b, half.U, u, z, equalities, tolerance)
+            y, judged, worst, is_kinked = kernels.finish(
+                H, q, A, b, half.U, u, z, equalities, tolerance
+            )
             if worst <= _POLISHED and solved.all() and half.regular.all():
-                self.active = judged[1]
-                self.record = Record((Status.OPTIMAL,) * count, judged[0], notes)
-                return Found(y, z, solved, *judged[1:], half, True, is_kinked)
+                residual, active, weak, margin = judged
+                self.active = active
+                self.record = Record((Status.OPTIMAL,) * count, residual, notes)
+                return Found(y, z, solved, active, weak, margin, half, True, is_kinked)
             solved &= half.regular
         else:
             y, z, solved = np.zeros_like(q), np.zeros_like(b), np.zeros(count, bool)
@@ -113,7 +116,7 @@ class _One:
         return *nothing, Status.FAILED, why
 
     def _solve(self, routes: tuple[str, ...], limits: Limits) -> tuple[RawAnswer | None, str]:
-        n, m = len(self.q), len(self.b)
+        m = len(self.b)
         equality = np.arange(m) < self.equalities
         rows = Rows(sp.csr_array(self.A), self.b, equality, Monomials.empty(), ("row",) * m)
         program = continuous_program(Objective(sp.csr_array(self.P), self.q), rows)
@@ -141,5 +144,5 @@ class _One:
         return best
 
     def _residual(self, y: Array, z: Array) -> float:
-        arrays = (part[None] for part in (self.P / 2, self.q, self.A, self.b, y, z))
-        return float(kernels.judge(*arrays, self.equalities, 1e-8)[0][0])
+        H, q, A, b, y, z = (part[None] for part in (self.P / 2, self.q, self.A, self.b, y, z))
+        return float(kernels.judge(H, q, A, b, y, z, self.equalities, 1e-8)[0][0])

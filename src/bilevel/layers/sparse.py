@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
+from bilevel.adjoints import KKT, Cone
 from bilevel.adjoints.sparse import SparseFactor
+from bilevel.errors import UnsupportedProblem
 from bilevel.layers.answer import ACCEPTED, BatchFailed, Record, verdict
 from bilevel.layers.options import Options
 from bilevel.problem.affine import AffineMatrix
@@ -26,6 +28,19 @@ def is_sparse(program: ParametricProgram) -> bool:
     total = program.n + program.m
     entries = 2 * len(program.A.row) + 2 * len(program.H.row)
     return total > _LARGE and entries < _DENSITY * total * total and not program.curved
+
+
+def uses_sparse(adjoint: KKT | Cone, program: ParametricProgram) -> bool:
+    """Return whether sparse factorizations are used, after checking that they may be."""
+    if isinstance(adjoint, Cone):
+        return False
+    if adjoint.sparse and program.curved:
+        raise UnsupportedProblem(
+            f"{program.who} squares a parametric expression, so its matrices are dense; use "
+            f"adjoints.KKT(sparse=False)."
+        )
+    wanted = is_sparse(program) and adjoint.degenerate != "barrier"
+    return wanted if adjoint.sparse is None else adjoint.sparse
 
 
 @dataclass(frozen=True)

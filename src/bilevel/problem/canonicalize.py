@@ -10,13 +10,13 @@ import cvxpy as cp
 import numpy as np
 
 from bilevel.errors import ProblemError, UnsupportedProblem
-from bilevel.problem.affine import ONE
 from bilevel.problem.expand import Expanded, Expander
 from bilevel.problem.followers import check_curvature, own_rows, value_row
 from bilevel.problem.functions import Array, Rows
-from bilevel.problem.leaves import Leaf, label, make_leaf, parameter_value
+from bilevel.problem.leaves import Leaf, make_leaf, parameter_value
 from bilevel.problem.level import Level, NotParametric
 from bilevel.problem.pattern import Pattern
+from bilevel.problem.plain import attribute_rows, plain_parameter, source_of
 from bilevel.problem.rewrite import Rewriter
 from bilevel.problem.standard import (
     LEADER,
@@ -30,7 +30,7 @@ from bilevel.structure import Stance
 
 @dataclass(frozen=True)
 class LevelSource:
-    """What a level consists of, in the user's CVXPY objects."""
+    """What a level consists of, in CVXPY."""
 
     who: str
     objective: Any
@@ -104,7 +104,7 @@ class Canonical:
                 first += leaf.plain.size
         self._n_plain = first
         self.parameters = _parameters(self._sources)
-        self._plain_parameters = {p.id: _plain_parameter(p) for p in self.parameters}
+        self._plain_parameters = {p.id: plain_parameter(p) for p in self.parameters}
         self._compiled: _Compiled | None = None
         self._last_pattern: Pattern | None = None
         self._last_bounds: tuple[Columns, Rows, tuple[Columns, Rows]] | None = None
@@ -123,13 +123,7 @@ class Canonical:
         return self._form(values, stance)
 
     def levels(self) -> tuple[tuple[Level, Array], ...]:
-        """Return each compiled level and the place of its columns: see ``Expander``.
-
-        Raises
-        ------
-        UnsupportedProblem
-            If the data are not affine in the parameters, so that every value is compiled anew.
-        """
+        """Return each compiled level and the place of its columns: see ``Expander``."""
         if self._compiled is None:
             raise UnsupportedProblem(
                 "The problem multiplies parameters with each other, or breaks CVXPY's rules for "
@@ -277,22 +271,6 @@ class Canonical:
         return tuple(prices)
 
 
-def source_of(inputs: Sequence[Any], plain: Mapping[int, cp.Parameter], level: Level) -> Array:
-    """Return, for each compiled parameter entry, its index in ``theta``.
-
-    ``theta`` holds the entries of the inputs one after the other, each row by row.
-    """
-    starts = level.parameter_starts
-    source, first = np.full(starts[-1] + 1, ONE), 0
-    for leaf in inputs:
-        start = starts.get(plain[leaf.id].id)
-        if start is not None:
-            index = np.arange(first, first + leaf.size).reshape(leaf.shape)
-            source[start : start + leaf.size] = index.ravel(order="F")
-        first += leaf.size
-    return source
-
-
 def _bounds_from_rows(columns: Columns, rows: Rows) -> tuple[Columns, Rows]:
     """Turn leader rows with a single leader column into bounds of that column."""
     count = np.diff(rows.A.indptr)
@@ -312,22 +290,6 @@ def _bounds_from_rows(columns: Columns, rows: Rows) -> tuple[Columns, Rows]:
     return replace(columns, lower=lower, upper=upper), rows.take(keep)
 
 
-def attribute_rows(leaf: Leaf) -> list[Any]:
-    """Bounds that a follower's variable declares, as constraints: each has a multiplier."""
-    variable, (lower, upper) = leaf.variable, leaf.bounds
-    rows, vector = [], cp.vec(variable, order="F")
-    for bound, build in ((lower, lambda v, s: v >= s), (upper, lambda v, s: v <= s)):
-        finite = np.flatnonzero(np.isfinite(bound))
-        if len(finite):
-            part = vector if len(finite) == variable.size else vector[finite]
-            rows.append(build(part, bound[finite]))
-    if variable.attributes.get("PSD"):
-        rows.append(variable >> 0)
-    if variable.attributes.get("NSD"):
-        rows.append(variable << 0)
-    return rows
-
-
 def _parameters(sources: Sequence[LevelSource]) -> tuple[cp.Parameter, ...]:
     found = {}
     for source in sources:
@@ -335,14 +297,3 @@ def _parameters(sources: Sequence[LevelSource]) -> tuple[cp.Parameter, ...]:
             for parameter in part.parameters() if part is not None else ():
                 found[parameter.id] = parameter
     return tuple(found.values())
-
-
-def _plain_parameter(parameter: cp.Parameter) -> cp.Parameter:
-    if parameter.is_complex():
-        raise UnsupportedProblem(f"Parameter {label(parameter)} is complex; use real data.")
-    return cp.Parameter(
-        parameter.shape,
-        name=label(parameter),
-        nonneg=parameter.is_nonneg(),
-        nonpos=parameter.is_nonpos() and not parameter.is_nonneg(),
-    )

@@ -48,10 +48,7 @@ class Side:
 
     def equals(self, other: Side) -> bool:
         """Return whether both are the same functions."""
-        return all(
-            np.array_equal(a, b)
-            for a, b in zip(_arrays(self), _arrays(other), strict=True)
-        )
+        return all(np.array_equal(a, b) for a, b in zip(_arrays(self), _arrays(other), strict=True))
 
 
 @dataclass(frozen=True)
@@ -188,9 +185,7 @@ def _all_terms(vector: Affine) -> Terms:
 
 
 def _matrix(matrix: AffineMatrix) -> sp.csr_array:
-    return sp.csr_array(
-        (matrix.entries.constant, (matrix.row, matrix.column)), shape=matrix.shape
-    )
+    return sp.csr_array((matrix.entries.constant, (matrix.row, matrix.column)), shape=matrix.shape)
 
 
 def _arrays(side: Side) -> tuple[Array, ...]:
