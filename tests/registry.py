@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -84,6 +85,21 @@ class BackendRow:
     any_scale: bool = True
     has_vendor: bool = True
     decides: bool = True
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One program as a layer.
+
+    ``order`` is how often it can be differentiated (``None``: as often as one likes),
+    ``tolerance`` how near CVXPY's own answer comes.
+    """
+
+    name: str
+    build: Callable[[], Any]
+    order: int | None = None
+    tolerance: float = 1e-7
     notes: str = ""
 
 
@@ -314,6 +330,28 @@ BACKENDS = (
         any_scale=False,
         notes="smooth programs, here convex ones; verdicts of infeasibility are local",
     ),
+)
+
+
+def _program(name: str, *arguments: Any) -> Callable[[], Any]:
+    """Return a builder of a layer; torch is imported when it is called."""
+    return lambda: getattr(import_module("tests.layer_problems"), name)(*arguments)
+
+
+LAYERS = (
+    LayerRow("qp all data", _program("qp_all_data")),
+    LayerRow("qp factor", _program("qp_factor")),
+    LayerRow("qp products", _program("qp_products")),
+    LayerRow("qp symmetric variable", _program("qp_symmetric_variable")),
+    LayerRow("lp vertex", _program("lp_vertex")),
+    LayerRow("follower", _program("follower")),
+    LayerRow("maximizing follower", _program("follower", True)),
+    LayerRow("socp", _program("socp")),
+    LayerRow("socp quadratic", _program("socp_quadratic")),
+    LayerRow("psd 4", _program("psd", 4, True), order=1),
+    LayerRow("psd 5", _program("psd", 5, False), order=1),
+    LayerRow("softmax", _program("softmax"), order=1),
+    LayerRow("logistic", _program("logistic"), order=1),
 )
 
 
