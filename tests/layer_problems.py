@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 import bilevel as bl
+from bilevel.adjoints import KKT
 from bilevel.layers import FollowerLayer
 
 #: Clarabel's, so that its answers are an oracle.
-TIGHT = {
-    name: 1e-11 for name in ("tol_gap_abs", "tol_gap_rel", "tol_feas", "tol_ktratio")
-} | {"max_iter": 200}
+TIGHT = {name: 1e-11 for name in ("tol_gap_abs", "tol_gap_rel", "tol_feas", "tol_ktratio")} | {
+    "max_iter": 200
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def positive_definite(rng: np.random.Generator, n: int) -> np.ndarray:
 def of_problem(problem, parameters, variables, draw, **options) -> LayerCase:
     """Return a case whose layer takes the very problem that CVXPY solves."""
     layer = FollowerLayer(problem, parameters, variables, **options)
-    read = lambda: tuple(variable.value for variable in variables)  # noqa: E731
+    # CVXPY gives multipliers of second-order cones one axis more than their variables have.
+    read = lambda: tuple(np.reshape(one.value, one.shape) for one in variables)  # noqa: E731
     return LayerCase(layer, draw, problem, parameters, read)
 
 
@@ -92,6 +94,25 @@ def qp_all_data() -> LayerCase:
 
     outputs = [y, rows[0].dual_variables[0], rows[1].dual_variables[0]]
     return of_problem(problem, [P, q, G, h, A, b], outputs, draw)
+
+
+def qp_sparse() -> LayerCase:
+    """A chain of differences with limits, by sparse factorizations; a parametric diagonal."""
+    n = 6
+    y = cp.Variable(n, name="y")
+    w, q = cp.Parameter(n, nonneg=True, name="w"), cp.Parameter(n, name="q")
+    a, b = cp.Parameter(n - 1, name="a"), cp.Parameter(n - 1, name="b")
+    rows = [cp.multiply(a, y[1:]) - y[:-1] <= b, cp.sum(y) == 1]
+    cost = w @ cp.square(y) + q @ y
+    outputs = [y, rows[0].dual_variables[0], rows[1].dual_variables[0]]
+
+    def draw(rng):
+        q = 3 * np.array([1.0, -1.0, 0.2, 1.0, -1.0, 0.5])
+        slope, side = rng.uniform(0.9, 1.1, n - 1), rng.uniform(0.1, 0.2, n - 1)
+        return rng.uniform(1, 2, n), q + 0.1 * rng.random(n), slope, side
+
+    problem = cp.Problem(cp.Minimize(cost), rows)
+    return of_problem(problem, [w, q, a, b], outputs, draw, adjoint=KKT(sparse=True))
 
 
 def qp_factor() -> LayerCase:
@@ -162,9 +183,7 @@ def follower(maximize: bool = False) -> LayerCase:
     x, p, y = cp.Variable(name="x"), cp.Parameter(3, name="p"), cp.Variable(3, name="y")
     objective, rows = build(x, p, y)
     agent = bl.Follower(objective, rows, variables=[y], name="carrier")
-    layer = FollowerLayer(
-        agent, [x, p], [y, agent.dual(rows[0]), agent.dual(rows[1]), agent.value]
-    )
+    layer = FollowerLayer(agent, [x, p], [y, agent.dual(rows[0]), agent.dual(rows[1]), agent.value])
     given, p, y = cp.Parameter(name="x"), cp.Parameter(3, name="p"), cp.Variable(3, name="y")
     objective, rows = build(given, p, y)
     problem = cp.Problem(objective, rows)
