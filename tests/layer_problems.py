@@ -16,7 +16,7 @@ from bilevel.adjoints import KKT
 from bilevel.layers import FollowerLayer
 
 #: Clarabel's, so that its answers are an oracle.
-TIGHT = {name: 1e-11 for name in ("tol_gap_abs", "tol_gap_rel", "tol_feas", "tol_ktratio")} | {
+TIGHT = dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas", "tol_ktratio"), 1e-11) | {
     "max_iter": 200
 }
 

@@ -85,7 +85,7 @@ def test_second_derivatives_are_right_or_refused(row):
         first = torch.autograd.grad(
             weighted(case(row).layer(*inputs)), inputs[0], create_graph=True
         )[0]
-        with pytest.raises(UnsupportedDerivative, match="second derivative of .* cones"):
+        with pytest.raises(UnsupportedDerivative, match=r"second derivative of .* cones"):
             first.sum().backward()
     else:
         assert torch.autograd.gradgradcheck(case(row).layer, inputs, **{**CLOSE, "atol": 1e-6})
@@ -211,7 +211,7 @@ def test_calling_is_the_values_of_solving(row):
 @EVERY
 def test_vmap_is_the_batch(row):
     if not row.maps:
-        with pytest.raises(UnsupportedDerivative, match="torch.func cannot map"):
+        with pytest.raises(UnsupportedDerivative, match=r"torch\.func cannot map"):
             torch.func.vmap(case(row).layer)(*case(row).inputs(2))
         return
     layer, inputs = case(row).layer, case(row).inputs(3)
@@ -235,7 +235,7 @@ def test_hessians_by_torch_func_are_right_or_refused(row):
     layer, inputs = case(row).layer, [one[0] for one in case(row).inputs(1)]
     hessian = torch.func.jacrev(torch.func.grad(lambda *one: weighted(layer(*one)).square()))
     if row.order == 1:
-        with pytest.raises(UnsupportedDerivative, match="second derivative of .* cones"):
+        with pytest.raises(UnsupportedDerivative, match=r"second derivative of .* cones"):
             hessian(*inputs)
         return
     leaf = inputs[0].clone().requires_grad_()

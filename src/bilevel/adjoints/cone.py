@@ -114,7 +114,9 @@ class Root(AbstractRule):
         if adjoint.degenerate == "raise":
             self.diagnosis.demand_exact()
         self._probe, self._complete = (J, inverse), bool(usable.all())
-        results = (torch.from_numpy(y), project(v, self._program), v, inverse, D)
+        # Where there is no answer, v holds what stands for it, and NaN cannot be projected.
+        z = project(clean, self._program).where(torch.from_numpy(usable)[:, None], v)
+        results = (torch.from_numpy(y), z, v, inverse, D)
         return tuple(one.to(inputs[0].device) for one in results)
 
     def backward(
