@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -84,6 +85,24 @@ class BackendRow:
     any_scale: bool = True
     has_vendor: bool = True
     decides: bool = True
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One program as a layer.
+
+    ``order`` is how often it can be differentiated (``None``: as often as one likes), ``maps``
+    whether ``torch.func`` can map over it, ``tolerance`` how near CVXPY's own answer comes.
+    ``bitwise`` tells whether an instance's bits are the same in every batch.
+    """
+
+    name: str
+    build: Callable[[], Any]
+    order: int | None = None
+    maps: bool = True
+    tolerance: float = 1e-8
+    bitwise: bool = True
     notes: str = ""
 
 
@@ -314,6 +333,34 @@ BACKENDS = (
         any_scale=False,
         notes="smooth programs, here convex ones; verdicts of infeasibility are local",
     ),
+)
+
+
+def _program(name: str, *arguments: Any) -> Callable[[], Any]:
+    """Return a builder of a layer; torch is imported when it is called."""
+    return lambda: getattr(import_module("tests.layer_problems"), name)(*arguments)
+
+
+# With a gap of 1e-11 an interior point comes as near as its square root where a cone is curved.
+_CURVED: dict[str, Any] = {"tolerance": 3e-6, "bitwise": False}
+
+LAYERS = (
+    LayerRow("qp all data", _program("qp_all_data")),
+    LayerRow("qp factor", _program("qp_factor")),
+    LayerRow(
+        "qp products", _program("qp_products"), notes="auxiliary columns: the form is singular"
+    ),
+    LayerRow("qp symmetric variable", _program("qp_symmetric_variable")),
+    LayerRow("lp vertex", _program("lp_vertex")),
+    LayerRow("qp sparse", _program("qp_sparse"), maps=False),
+    LayerRow("follower", _program("follower")),
+    LayerRow("maximizing follower", _program("follower", True)),
+    LayerRow("socp", _program("socp"), **_CURVED),
+    LayerRow("socp quadratic", _program("socp_quadratic"), **_CURVED),
+    LayerRow("psd 4", _program("psd", 4, True), order=1, **_CURVED),
+    LayerRow("psd 5", _program("psd", 5, False), order=1, **_CURVED),
+    LayerRow("softmax", _program("softmax"), order=1, **_CURVED),
+    LayerRow("logistic", _program("logistic"), order=1, **_CURVED),
 )
 
 

@@ -103,7 +103,8 @@ class Root(AbstractRule):
         adjoint = self._adjoint
         v = torch.from_numpy(v)
         clean = torch.from_numpy(np.nan_to_num(v.numpy()))
-        J = jacobian(P, A, derivative(clean, self._program))
+        D = derivative(clean, self._program)
+        J = jacobian(P, A, D)
         inverse, singular = _invert(J.numpy(), usable)
         distance = distance_to_kink(clean, self._program).numpy()
         margin = distance / (1 + abs(clean.numpy()).max(-1, initial=0.0))
@@ -114,7 +115,9 @@ class Root(AbstractRule):
         if adjoint.degenerate == "raise":
             self.diagnosis.demand_exact()
         self._probe, self._complete = (J, inverse), bool(usable.all())
-        results = (torch.from_numpy(y), project(v, self._program), v, inverse)
+        # Where there is no answer, v holds what stands for it, and NaN cannot be projected.
+        z = project(clean, self._program).where(torch.from_numpy(usable)[:, None], v)
+        results = (torch.from_numpy(y), z, v, inverse, D)
         return tuple(one.to(inputs[0].device) for one in results)
 
     def backward(
@@ -122,10 +125,11 @@ class Root(AbstractRule):
     ) -> Sequence[Tensor | None]:
         """See the abstract method."""
         H, _, A, _ = inputs
-        y, z, v, inverse = outputs
+        y, z, v, inverse, D = outputs
         if not self._complete:
             y, z, v = (torch.nan_to_num(one) for one in (y, z, v))
-        D = derivative(v if self.order is None else v.detach(), self._program)
+        if self.order is None:
+            D = derivative(v, self._program)
         gy = torch.zeros_like(y) if grads[0] is None else grads[0]
         gv = torch.zeros_like(v) if grads[2] is None else grads[2]
         if grads[1] is not None:
@@ -183,6 +187,7 @@ def _invert(J: Array, usable: Array) -> tuple[Tensor, Array]:
     unit = np.eye(J.shape[-1])
     J = np.where((usable & np.isfinite(J).all((1, 2)))[:, None, None], J, unit)
     inverse, info = (one.numpy() for one in torch.linalg.inv_ex(torch.from_numpy(J)))
+    inverse[~np.isfinite(inverse).all((1, 2))] = 0.0  # LAPACK's answer to an exactly singular one
     size = abs(J).max((1, 2)) * abs(inverse).max((1, 2))
     bad = (info > 0) | ~(abs(J @ inverse - unit).max((1, 2)) < 1e-8) | ~(size < 1 / _SINGULAR)
     if bad.any():

@@ -87,6 +87,14 @@ class Differentiable(torch.autograd.Function):
         return (None, *ctx.rule.backward(inputs, outputs, grads))
 
     @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        """Refuse forward mode."""
+        raise UnsupportedDerivative(
+            f"Forward-mode derivatives of {ctx.rule.what} are not available: use "
+            f"torch.func.jacrev instead of jacfwd, and jacrev(jacrev(f)) instead of hessian(f)."
+        )
+
+    @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], rule: AbstractRule, *inputs: Tensor) -> Any:
         """Fold the mapped axis into the batch, call again, and unfold."""
         if not rule.foldable:

@@ -193,6 +193,7 @@ def _invert(H: Array, A: Array, active: Array, E: Array) -> tuple[Array, Array]:
     finite = np.isfinite(K).all((1, 2))
     K[~finite] = np.eye(n + m)
     inverse, info = (one.numpy() for one in torch.linalg.inv_ex(torch.from_numpy(K)))
+    inverse[~np.isfinite(inverse).all((1, 2))] = 0.0  # LAPACK's answer to an exactly singular one
     error = abs(K @ inverse - np.eye(n + m)).max((1, 2))
     size = abs(K).max((1, 2)) * abs(inverse).max((1, 2))
     bad = (info > 0) | ~(error < 1e-8) | ~(size < 1 / _SINGULAR)

@@ -68,6 +68,7 @@ class ConicSolver:
         routes = (options.backend,) if options.backend else ("clarabel",)
         limits = Limits(options=dict(options.vendor), verbose=options.verbose)
         raw, route = solve_continuous(self._as_program(P, q, A, b), routes, limits)
+        route = " or ".join(routes) if raw is None else route
         if raw is None or raw.v is None or raw.duals is None or raw.cone_duals is None:
             return *nothing, *verdict(P, raw, route if raw is not None else routes[0])
         z = np.concatenate([raw.duals, *raw.cone_duals])

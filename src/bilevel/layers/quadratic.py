@@ -120,7 +120,8 @@ class _One:
         equality = np.arange(m) < self.equalities
         rows = Rows(sp.csr_array(self.A), self.b, equality, Monomials.empty(), ("row",) * m)
         program = continuous_program(Objective(sp.csr_array(self.P), self.q), rows)
-        return solve_continuous(program, routes, limits)
+        raw, route = solve_continuous(program, routes, limits)
+        return raw, " or ".join(routes) if raw is None else route
 
     def _polish(self, y: Array, z: Array) -> tuple[Array, Array, float]:
         """Solve the optimality conditions on the rows that look active; keep what is better."""

@@ -129,6 +129,7 @@ class _One:
         routes = (options.backend,) if options.backend else ("highs", "clarabel")
         limits = Limits(options=dict(options.vendor), verbose=options.verbose)
         raw, route = solve_continuous(program, routes, limits)
+        route = " or ".join(routes) if raw is None else route
         if raw is None or raw.v is None or raw.duals is None:
             return verdict(np.zeros((0, 0)), raw, route if raw is not None else routes[0])
         self.y, self.z = raw.v, raw.duals

@@ -9,10 +9,11 @@ import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
 
-from bilevel.errors import ProblemError, UnsupportedProblem
+from bilevel.errors import UnsupportedProblem
 from bilevel.problem.affine import Affine, AffineMatrix, Terms
 from bilevel.problem.cones import Kind, symmetrizer
 from bilevel.problem.curvature import Curvature, Side, split
+from bilevel.problem.empty_rows import drop_empty_rows
 from bilevel.problem.functions import Array
 from bilevel.problem.leaves import Leaf, label, make_leaf
 from bilevel.problem.level import Level, NotParametric, Tensor
@@ -149,8 +150,7 @@ class _Assembly:
             constraint,
             entry,
         )
-        _refuse_empty_rows(made)
-        return made
+        return drop_empty_rows(made)
 
     def _rows(self, tensor: Tensor, spread: sp.csr_array) -> Terms:
         """Return the terms of a tensor's rows, rearranged; places count row by row."""
@@ -232,16 +232,6 @@ def _refuse_integers(who: str, variable: cp.Variable) -> None:
         raise UnsupportedProblem(
             f"Variable {label(variable)} of {who} is integer, so its answer jumps and has no "
             f"derivative; this layer is for continuous variables."
-        )
-
-
-def _refuse_empty_rows(program: ParametricProgram) -> None:
-    count = np.bincount(program.A.row, minlength=program.m)
-    if (count[: program.equalities + program.inequalities] == 0).any():
-        number = int(program.row_constraint[int(np.argmin(count))])
-        raise ProblemError(
-            f"Constraint {number} (counted from 0) of {program.who} contains no variable that is "
-            f"decided here; check it before calling the layer."
         )
 
 
