@@ -251,3 +251,35 @@ def test_an_answer_that_is_not_unique_says_so():
         BilevelLayer(problem, [p], [x, y], adjoint=adjoints.KKT(degenerate="raise"))(
             torch.tensor(0.3)
         )
+
+
+def test_a_nash_game_with_cones():
+    x, y = cp.Variable(2, name="x"), cp.Variable(2, name="y")
+    p = cp.Parameter(2, name="p", value=[0.3, -0.2])
+    follower = bl.Follower(cp.Minimize(cp.sum_squares(y - x - p)), [cp.norm(y) <= 0.8], [y])
+    goal = np.array([1.0, 0.5])
+    problem = bl.Problem(
+        cp.Minimize(cp.sum_squares(x - goal) + x @ y), [cp.norm(x) <= 1.2], [follower]
+    )
+    layer = BilevelLayer(problem, [p], [x, y], equilibrium="nash")
+    answer = layer.solve(*tensors_of([p]))
+    found, other = (value.detach().numpy() for value in answer.values)
+    np.testing.assert_allclose(found, goal - other / 2, atol=1e-9)
+    wish = found + p.value
+    np.testing.assert_allclose(other, wish * min(1.0, 0.8 / np.linalg.norm(wish)), atol=1e-9)
+    assert answer.report.kind == (GradientKind.CLASSICAL,)
+    assert bl.gradcheck(layer, tensors_of([p])).passed
+
+
+def test_a_game_that_does_not_settle_down_has_no_answer():
+    x, y, p = cp.Variable(name="x"), cp.Variable(name="y"), cp.Parameter(name="p")
+    follower = bl.Follower(cp.Minimize(cp.square(y + 2 * x) + p * y), [cp.norm(y) <= 9], [y])
+    problem = bl.Problem(cp.Minimize(cp.square(x - 2 * y - 1)), [x >= -9, x <= 9], [follower])
+    layer = BilevelLayer(problem, [p], [x, y], equilibrium="nash", on_failure="nan")
+    answer = layer.solve(torch.tensor([0.0]))
+    if answer.status[0].has_point:
+        np.testing.assert_allclose(
+            answer.values[1].detach(), -2 * answer.values[0].detach(), atol=1e-4
+        )
+    else:
+        assert bool(answer.values[0].isnan().all())

@@ -13,10 +13,18 @@ from numba import njit
 
 #: A pivot below this share of its row marks dependent rows, or a matrix that is not definite.
 DEPENDENT = 1e-7
-_COMPILED: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
-@njit(**_COMPILED)
+def _compiled(function: Any) -> Any:
+    """Compile a function when it is first called; keep the code where a folder can be written."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    try:
+        return njit(**options, cache=True)(function)
+    except RuntimeError:  # numba finds no folder for its cache
+        return njit(**options)(function)
+
+
+@_compiled
 def prepare(H: Any, q: Any, A: Any) -> tuple[Any, Any, Any, Any]:
     """Return ``U``, ``W``, ``v = U'^-1 q`` and where ``P`` is positive definite.
 
@@ -54,7 +62,7 @@ def prepare(H: Any, q: Any, A: Any) -> tuple[Any, Any, Any, Any]:
     return U, W, v, regular
 
 
-@njit(**_COMPILED)
+@_compiled
 def finish(
     H: Any, q: Any, A: Any, b: Any, U: Any, u: Any, z: Any, equalities: int, tolerance: float
 ) -> Any:
@@ -66,7 +74,7 @@ def finish(
     return y, judged, judged[0].max(), judged[2].any()
 
 
-@njit(**_COMPILED)
+@_compiled
 def judge(
     H: Any, q: Any, A: Any, b: Any, y: Any, z: Any, equalities: int, tolerance: float
 ) -> tuple[Any, Any, Any, Any]:
@@ -117,7 +125,7 @@ def judge(
     return residual, active, weak, margin
 
 
-@njit(**_COMPILED)
+@_compiled
 def factor_rows(W: Any, active: Any, regular: Any) -> tuple[Any, Any, Any, bool]:
     """Return the Cholesky factors of ``W_J W_J'``, the rows ``J`` and how many they are.
 
@@ -162,7 +170,7 @@ def factor_rows(W: Any, active: Any, regular: Any) -> tuple[Any, Any, Any, bool]
     return C, index, number, number.min() >= 0
 
 
-@njit(**_COMPILED)
+@_compiled
 def _divide_half(U: Any, x: Any) -> None:
     """Solve ``U' x = x`` in place."""
     n = len(x)
@@ -173,7 +181,7 @@ def _divide_half(U: Any, x: Any) -> None:
             x[i] -= factor * U[j, i]
 
 
-@njit(**_COMPILED)
+@_compiled
 def _divide_rest(U: Any, x: Any) -> None:
     """Solve ``U x = x`` in place."""
     n = len(x)
@@ -184,7 +192,7 @@ def _divide_rest(U: Any, x: Any) -> None:
         x[i] = total / U[i, i]
 
 
-@njit(**_COMPILED)
+@_compiled
 def _divide_lower(C: Any, x: Any) -> None:
     """Solve ``C C' x = x`` in place."""
     n = len(x)
@@ -200,7 +208,7 @@ def _divide_lower(C: Any, x: Any) -> None:
             x[i] -= factor * C[j, i]
 
 
-@njit(**_COMPILED)
+@_compiled
 def gradients(y: Any, z: Any, dy: Any, dz: Any) -> tuple[Any, Any, Any]:
     """Return the gradients of ``H``, ``q`` and ``A``; that of ``b`` is ``dz``."""
     (count, n), m = y.shape, z.shape[1]
@@ -215,7 +223,7 @@ def gradients(y: Any, z: Any, dy: Any, dz: Any) -> tuple[Any, Any, Any]:
     return gH, gq, gA
 
 
-@njit(**_COMPILED)
+@_compiled
 def solve_saddles(
     H: Any, A: Any, U: Any, C: Any, index: Any, number: Any, gy: Any, gz: Any
 ) -> tuple[Any, Any]:

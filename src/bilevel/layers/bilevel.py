@@ -20,6 +20,7 @@ from bilevel.layers.model import Model, as_nash, check_parameters
 from bilevel.layers.options import ON_FAILURE
 from bilevel.problem.functions import Array
 from bilevel.problem.problem import Problem
+from bilevel.solvers.best_responses import BestResponses
 from bilevel.solvers.solver import AbstractSolver
 from bilevel.structure import Stance
 
@@ -44,7 +45,8 @@ class BilevelLayer(torch.nn.Module):
         What is returned, in this order: variables of any level, ``follower.dual(constraint)``,
         ``constraint.dual_variables[0]`` of a follower, or ``follower.value``.
     solver
-        Any solver of the library, such as ``bl.Branching()``; ``None`` chooses by structure.
+        Any solver of the library, such as ``bl.Branching()``; ``None`` chooses by structure, and
+        in games with cones lets everybody answer in turn until nobody moves.
     adjoint
         ``bilevel.adjoints.KKT(...)``: its ``degenerate`` may be ``"lstsq"`` or ``"raise"``.
     equilibrium
@@ -130,6 +132,8 @@ class BilevelLayer(torch.nn.Module):
         chosen = as_nash(problem) if equilibrium == "nash" else problem
         self._model = Model(chosen, check_parameters(parameters, chosen))
         self._outputs = tuple(self._model.output(variable) for variable in variables)
+        if equilibrium == "nash" and solver is None and self._model.has_cones:
+            solver = BestResponses()
         self._ways = Ways(solver, time_limit, on_failure, adjoint.degenerate)
         self._last: list[Array | None] = []
 

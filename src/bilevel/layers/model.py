@@ -50,6 +50,11 @@ class Model:
         self.m = sum(len(rows) for rows in self.conditions.rows)
         self.conditions = Conditions(levels[0], levels[1:], columns, self._ties())
 
+    @property
+    def has_cones(self) -> bool:
+        """Whether a follower has cones."""
+        return any(level.kinds for level in self.conditions.followers)
+
     def given(self, theta: np.ndarray) -> dict[cp.Parameter, np.ndarray]:
         """Return parameter values from a row of inputs, whose last entry is the number one."""
         parts = np.split(theta[:-1], np.cumsum([size for _, _, size in self.slots])[:-1])
