@@ -20,6 +20,7 @@ MODULES = sorted(
 NEEDS = {
     "bilevel.applications.strain_design": "cobra",
     "bilevel.plots.figures": "matplotlib",
+    "bilevel.plots.fits": "matplotlib",
     "bilevel.plots.reactions": "matplotlib",
     "docs/reaction.md": "matplotlib",
     "docs/strain-design.md": "cobra",
