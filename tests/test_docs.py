@@ -20,7 +20,12 @@ MODULES = sorted(
 NEEDS = {
     "bilevel.applications.strain_design": "cobra",
     "bilevel.plots.figures": "matplotlib",
+    "bilevel.plots.fits": "matplotlib",
     "bilevel.plots.reactions": "matplotlib",
+    "README.md": "torch",
+    "docs/applications.md": "torch",
+    "docs/from-cvxpylayers.md": "torch",
+    "docs/layers.md": "torch",
     "docs/reaction.md": "matplotlib",
     "docs/strain-design.md": "cobra",
 }
@@ -88,6 +93,8 @@ def test_page_runs_and_prints_what_it_says(page, subtests, tmp_path, monkeypatch
 def test_docstring_examples_run(name, tmp_path, monkeypatch):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
+    if name.startswith(("bilevel.adjoints", "bilevel.layers")):
+        pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     assert doctest.testmod(importlib.import_module(name), optionflags=options).failed == 0

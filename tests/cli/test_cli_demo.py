@@ -59,7 +59,7 @@ def test_every_design_has_its_value_and_a_certificate(shown):
 
 def test_it_says_what_to_see(shown):
     done, _ = shown
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith("What to see"))
+    line, *_ = (line for line in done.stdout.splitlines() if line.startswith("What to see"))
     assert "PYK promises 6.97 of succinate but guarantees only 0.00" in line
     assert "guarantees 6.74" in line
 

@@ -215,18 +215,21 @@ def convert(
     return Exit.DONE
 
 
-@app.command(short_help="Design real strains that make a product.")
+@app.command(short_help="Design real strains, then learn the costs of a market.")
 @guarded
 def demo(
     knockouts: Annotated[int, typer.Option(min=1, help="Design up to so many knockouts.")] = 2,
     product: Annotated[
         str, typer.Option(help="What the cell shall make: a metabolite or reaction.")
     ] = "succ_e",
-    output: Annotated[Path, typer.Option(help="Folder for the figure.")] = Path(),
+    output: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path(),
     time_limit: Annotated[float, typer.Option(help="Seconds for each design.")] = 60.0,
     debug: Debug = False,
 ) -> Exit:
-    """Design E. coli strains that make a product, and save what they can produce as a figure."""
+    """Design E. coli strains that make a product, then learn a market's costs from a day of it.
+
+    What the strains can produce and how well the costs fit are saved as figures.
+    """
     plots.formats()  # matplotlib is missed before the work, not after it
     return demonstration.run(knockouts, product, output, time_limit)
 

@@ -19,6 +19,7 @@ from bilevel.applications.strain_design import (
     evaluate,
     strain_design,
 )
+from bilevel.cli import demo_fit
 from bilevel.cli.failures import Exit
 from bilevel.cli.progress import watching
 from bilevel.cli.report import console, save, say
@@ -51,7 +52,7 @@ class _Row:
 
 
 def run(knockouts: int, product: str, output: Path, time_limit: float) -> Exit:
-    """Design strains for up to so many knockouts, print them and save their envelopes."""
+    """Design strains for up to so many knockouts, then learn a market's costs; print and save."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -77,6 +78,8 @@ def run(knockouts: int, product: str, output: Path, time_limit: float) -> Exit:
     say(_legend(found, genes))
     say(_what_to_see(found, name))
     save(_figure(found, name), output / "bilevel-demo.png")
+    if not interrupted:
+        demo_fit.run(output)
     return Exit.DONE if len(found) == len(rows) else Exit.NO_POINT
 
 
