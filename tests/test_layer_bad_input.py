@@ -396,7 +396,7 @@ def test_dependent_equations():
 
 # --------------------------------------------------------- one failure does not cost the batch
 
-BATCHES = ["QP", "LP", "SOCP", "SDP"]
+BATCHES = ["QP", "sparse QP", "LP", "SOCP", "SDP"]
 
 
 def boxed(kind, **options):
@@ -406,11 +406,14 @@ def boxed(kind, **options):
     low, high = cp.Parameter(n, name="low"), cp.Parameter(n, name="high")
     rows = [y >= low, y <= high]
     cost = {
-        "QP": cp.sum_squares(y) + c @ y + y[0] * 0.5,
+        "QP": cp.sum_squares(y) + c @ y,
+        "sparse QP": cp.sum_squares(y) + c @ y,
         "LP": c @ y,
         "SOCP": cp.norm(y) + c @ y,
         "SDP": cp.lambda_max(cp.bmat([[y[0], y[1]], [y[1], y[2]]])) + c @ y + cp.sum_squares(y),
     }[kind]
+    if kind == "sparse QP":
+        options["adjoint"] = KKT(sparse=True)
     outputs = [y, rows[0].dual_variables[0]]
     return FollowerLayer(cp.Problem(cp.Minimize(cost), rows), [c, low, high], outputs, **options)
 
@@ -447,7 +450,7 @@ def test_one_infeasible_of_four_leaves_the_bits_of_the_others(kind, on_failure):
     assert all(torch.equal(a, b) for a, b in zip(found, whole, strict=True))
     assert all((one == 0).all() for one in lost)
     for a, b in zip(found, three, strict=True):
-        if kind in ("QP", "LP"):
+        if kind in ("QP", "sparse QP", "LP"):
             assert torch.equal(a, b)
         else:
             torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
@@ -585,3 +588,10 @@ def test_garbage_is_never_passed_on(kind, number, instead):
     if Status.FAILED in answer.status:
         with pytest.raises(BatchFailed, match="FAILED"):
             boxed(kind, solver="clarabel")(*map(tensor, data))
+
+
+def test_sparse_factorizations_that_cannot_be():
+    with pytest.raises(UnsupportedProblem, match=r"squares a parametric expression.*sparse=False"):
+        bound(KKT(sparse=True))
+    with pytest.raises(ProblemError, match="barrier"):
+        KKT(sparse=True, degenerate="barrier")

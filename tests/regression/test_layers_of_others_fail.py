@@ -267,9 +267,9 @@ def test_f_where_it_is_not_available_it_is_refused():
 # ------------------------------------------------------------- h: kinks and ties are reported
 
 
-@pytest.mark.parametrize("adjoint", [KKT(), Cone()], ids=["KKT", "Cone"])
+@pytest.mark.parametrize("adjoint", [KKT(), KKT(sparse=True), Cone()], ids=str)
 def test_h_a_weakly_active_bound_is_named(adjoint):
-    layer = scalar(lambda y, p: [y >= 0], adjoint=adjoint)
+    layer = scalar(lambda y, p: [y >= 0], lambda y, p: cp.square(y) - 2 * p * y, adjoint=adjoint)
     answer = layer.solve(tensor(-1.0, 0.0, 1.0))
     assert [kind.name for kind in answer.report.kind] == ["CLASSICAL", "ONE_SIDED", "CLASSICAL"]
     assert answer.report.margin[1] < 1e-9

@@ -5,13 +5,14 @@ The cone is the closure of ``(r, s, t)`` with ``s > 0`` and ``s exp(r / s) <= t`
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from scipy.optimize import brentq
 
 from bilevel.problem.functions import Array
 
+# Entries below that share of the largest one count as zero, so that no quotient overflows; the
+# projection moves by no more than its argument.
+_NOTHING = 1e-60
 _LARGEST = 600.0
 
 
@@ -41,49 +42,75 @@ def project(v: Array) -> tuple[Array, Array]:
     >>> print(project(np.array([0.0, 1.0, 2.0]))[0].tolist())
     [0.0, 1.0, 2.0]
     """
-    r, s, t = (float(part) for part in v)
+    size = float(abs(v).max())
+    if size == 0.0:
+        return v.copy(), np.eye(3)
+    r, s, t = (float(part) for part in np.where(abs(v) < _NOTHING * size, 0.0, v / size))
     if (s > 0 and r / s < _LARGEST and s * np.exp(r / s) <= t) or (s == 0 and r <= 0 <= t):
         return v.copy(), np.eye(3)
     # The polar cone: (u, w, x) with u > 0, u exp(w / u - 1) <= -x, and its closure.
-    if (r > 0 and s / r < _LARGEST and r * np.exp(s / r - 1) <= -t) or (
-        r == 0 and s <= 0 and t <= 0
-    ):
+    is_polar = r > 0 and s / r < _LARGEST and r * np.exp(s / r - 1) <= -t
+    if is_polar or (r == 0 and s <= 0 and t <= 0):
         return np.zeros(3), np.zeros((3, 3))
     if r <= 0 and s <= 0:
-        return np.array([r, 0.0, max(t, 0.0)]), np.diag([1.0, 0.0, float(t > 0)])
+        return np.array([size * r, 0.0, size * max(t, 0.0)]), np.diag([1.0, 0.0, float(t > 0)])
     rho = _root(r, s, t)
-    beta = ((rho - 1) * r + s) / (rho * rho - rho + 1)
-    point = beta * np.array([rho, 1.0, np.exp(rho)])
-    return point, _slope(v, point, rho)
+    beta, mu = _weights(r, s, rho)
+    if rho > 0:
+        # The same number without the difference of large ones.
+        top = max(t + mu * np.exp(-rho), 0.0)
+        beta = top * np.exp(-rho)
+    else:
+        beta = max(beta, 0.0)
+        top = beta * np.exp(rho)
+    point = np.array([beta * rho, beta, top])
+    return size * point, _slope(np.array([r, s, t]) - point, beta, rho)
+
+
+def _weights(r: float, s: float, rho: float) -> tuple[float, float]:
+    """Return ``beta`` and ``mu`` with ``(r, s) = beta (rho, 1) + mu (1, 1 - rho)``.
+
+    The projection is ``beta (rho, 1, exp(rho))``, the rest ``mu (1, 1 - rho, -exp(-rho))``.
+    """
+    scale = rho * rho - rho + 1
+    return ((rho - 1) * r + s) / scale, (r - rho * s) / scale
 
 
 def _root(r: float, s: float, t: float) -> float:
     def gap(rho: float) -> float:
-        scale = rho * rho - rho + 1
-        primal, polar = (rho - 1) * r + s, r - rho * s
-        return (np.exp(rho) * primal - np.exp(-rho) * polar) / scale - t
+        beta, mu = _weights(r, s, rho)
+        # Times exp(-|rho|), which changes no sign and lets nothing overflow.
+        small = np.exp(-abs(rho))
+        ends = (beta, mu * small * small) if rho > 0 else (beta * small * small, mu)
+        return ends[0] - ends[1] - t * small
 
     low = 1 - s / r if r > 0 else -np.inf
     high = r / s if s > 0 else np.inf
     if r <= 0:
         low = min(high, 0.0) - 1.0
-        while gap(low) > 0 and low > -_LARGEST:
+        while gap(low) > 0:
             low = 2 * low - 1.0
     if s <= 0:
         high = max(low, 0.0) + 1.0
-        while gap(high) < 0 and high < _LARGEST:
+        while gap(high) < 0:
             high = 2 * high + 1.0
-    low, high = max(low, -_LARGEST), min(high, _LARGEST)
-    root: Any = brentq(gap, low, high, xtol=1e-16, rtol=4 * np.finfo(float).eps, maxiter=200)
-    return float(root)
+    # Rounding may leave no change of sign where the root lies at an end.
+    if low >= high or gap(low) >= 0:
+        return low
+    if gap(high) <= 0:
+        return high
+    return float(brentq(gap, low, high, xtol=1e-16, rtol=4 * np.finfo(float).eps, maxiter=500))
 
 
-def _slope(v: Array, point: Array, rho: float) -> Array:
-    """Differentiate ``point - v + mu grad c = 0``, ``c = s exp(r / s) - t = 0``."""
-    s, e = point[1], np.exp(rho)
-    gradient = np.array([e, e * (1 - rho), -1.0])
-    mu = float((v - point) @ gradient / (gradient @ gradient))
-    curvature = mu * e / s * np.outer([1.0, -rho, 0.0], [1.0, -rho, 0.0])
-    K = np.zeros((4, 4))
-    K[:3, :3], K[:3, 3], K[3, :3] = np.eye(3) + curvature, gradient, gradient
-    return np.linalg.inv(K)[:3, :3]
+def _slope(rest: Array, beta: float, rho: float) -> Array:
+    """Return the Jacobian: along the ray nothing changes, across it the surface is curved."""
+    small = np.exp(-abs(rho))
+    up, down = (1.0, small) if rho > 0 else (small, 1.0)  # exp(rho) and 1, relative
+    ray = np.array([rho * down, down, up])
+    normal = np.array([up, up * (1 - rho), -down])
+    steepness = up / np.linalg.norm(normal)
+    ray, normal = ray / np.linalg.norm(ray), normal / np.linalg.norm(normal)
+    across = np.cross(normal, ray)
+    bend = np.linalg.norm(rest) * steepness * (across[0] - rho * across[1]) ** 2
+    share = beta / (beta + bend) if beta + bend > 0 else 0.0
+    return np.outer(ray, ray) + share * np.outer(across, across)
