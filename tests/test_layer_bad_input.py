@@ -89,7 +89,7 @@ def test_parameters_that_are_missing_unknown_or_listed_twice():
     problem = cp.Problem(cp.Minimize(cp.square(y - p)), [y <= c])
     with pytest.raises(ProblemError) as error:
         FollowerLayer(problem, [p], [y])
-    says(error, "c of the problem", "listed in parameters")
+    says(error, "c of the layer", "listed in parameters")
     with pytest.raises(ProblemError) as error:
         FollowerLayer(problem, [p, c, cp.Parameter(name="d")], [y])
     says(error, "d is listed", "does not occur")
@@ -113,7 +113,7 @@ def test_variables_that_are_not_in_the_problem():
     for stranger in (cp.Variable(name="z"), (y <= 3).dual_variables[0], 4):
         with pytest.raises(ProblemError) as error:
             FollowerLayer(problem, [p], [stranger])
-        says(error, "is not a variable of the problem", "its variables: y", "dual_variables[0]")
+        says(error, "is not a variable of the layer", "its variables: y", "dual_variables[0]")
 
 
 @pytest.mark.parametrize("attribute", ["boolean", "integer"])

@@ -1,6 +1,6 @@
 """Bilevel optimization: model a leader and its followers in CVXPY, solve with a certificate."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bilevel import instances
 from bilevel.errors import (
@@ -43,6 +43,9 @@ from bilevel.solvers import (
 from bilevel.status import Status
 from bilevel.structure import Stance, Structure
 from bilevel.verify import verify
+
+if TYPE_CHECKING:
+    from bilevel.layers.gradcheck import gradcheck
 
 __version__ = "0.1.0"
 

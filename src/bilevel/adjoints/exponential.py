@@ -5,6 +5,8 @@ The cone is the closure of ``(r, s, t)`` with ``s > 0`` and ``s exp(r / s) <= t`
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy.optimize import brentq
 
@@ -99,7 +101,8 @@ def _root(r: float, s: float, t: float) -> float:
         return low
     if gap(high) <= 0:
         return high
-    return float(brentq(gap, low, high, xtol=1e-16, rtol=4 * np.finfo(float).eps, maxiter=500))
+    root: Any = brentq(gap, low, high, xtol=1e-16, rtol=4 * np.finfo(float).eps, maxiter=500)
+    return float(root)
 
 
 def _slope(rest: Array, beta: float, rho: float) -> Array:

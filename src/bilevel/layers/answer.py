@@ -55,7 +55,10 @@ class Report:
 
         It is computed when it is first asked for.
         """
-        return torch.full_like(self.residual, torch.nan) if self.probe is None else self.probe()
+        nothing = torch.full_like(self.residual, torch.nan)
+        return (
+            nothing if self.probe is None else self.probe().where(~self.residual.isnan(), nothing)
+        )
 
     def summary(self) -> str:
         """Return how many gradients are of which kind, and a line for each that is not exact.

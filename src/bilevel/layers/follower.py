@@ -62,7 +62,8 @@ class FollowerLayer(torch.nn.Module):
     on_failure
         ``"raise"`` raises ``BatchFailed`` after the whole batch is solved, if an instance has no
         answer; ``"nan"`` returns NaN for it and ``"zero"`` zero, and no gradient flows into its
-        data. Other instances keep their values and gradients to the last bit.
+        data. Other instances keep their values and gradients: to the last bit beside any neighbours
+        (with cones, in a batch of the same size).
 
     Raises
     ------
@@ -227,7 +228,7 @@ class FollowerLayer(torch.nn.Module):
     ) -> tuple[tuple[Tensor, ...], Any, Any]:
         program = self._program
         options = read_options(self._options, solver_args) if solver_args else self._options
-        batch = gather(program.slots, tensors, f"The layer of {program.who}")
+        batch = gather(program.slots, tensors, _name(program.who))
         data = self._map(batch.theta)
         kind = ConicSolver if isinstance(self._adjoint, Cone) else QuadraticSolver
         kind = SparseSolver if self._sparse else kind
@@ -250,3 +251,8 @@ class FollowerLayer(torch.nn.Module):
             value = square + (y * data.q).sum(-1, keepdim=True) + data.r
         values = tuple(batch.back(output.read(y, z, value)) for output in self._outputs)
         return values, rule, solver
+
+
+def _name(who: str) -> str:
+    """Return how messages about tensors call the layer."""
+    return "The layer" if who == "the layer" else f"The layer of {who}"

@@ -67,12 +67,13 @@ class Options:
 def read_options(options: Options, solver_args: Mapping[str, Any] | None) -> Options:
     """Return options with a caller's ``solver_args`` put in."""
     given = dict(solver_args or {})
+    speaks_foreign = "solve_method" in given
     backend = given.pop("solve_method", given.pop("solver", options.backend))
     if isinstance(backend, str) and backend.lower() in ("scs", "ecos", "diffcp"):
         backend = options.backend
     verbose = bool(given.pop("verbose", options.verbose))
     foreign = sorted(set(given) & _FOREIGN)
-    if foreign and backend is None:
+    if foreign and (backend is None or speaks_foreign):
         warnings.warn(
             f"solver_args {foreign} set the accuracy or effort of another library's solver and "
             f"have no effect here: answers are exact, and checked.",

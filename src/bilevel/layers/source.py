@@ -51,7 +51,7 @@ def read_source(problem: Any) -> Source:
         )
     if isinstance(problem, cp.Problem):
         return Source(
-            "the problem",
+            "the layer",
             problem.objective,
             problem.constraints,
             problem.variables(),
