@@ -58,7 +58,7 @@ def saddle_solution(H, A, active, gy, gz, usable=None, smooth=None):
     usable = np.ones(len(H), bool) if usable is None else usable
     half = saddle.half(H, np.zeros(H.shape[:2]), A)
     factor, singular = saddle.factorize(H, A, active, half, usable, smooth)
-    dy, dz = saddle.solve(*map(tensor, (H, A, gy, gz)), factor)
+    dy, dz = saddle.solve(*map(tensor, (H, A, gy, gz)), factor.tensors())
     return dy.numpy(), dz.numpy(), singular, factor
 
 
@@ -116,7 +116,7 @@ def test_the_solve_itself_can_be_differentiated_twice(convex):
         factor, _ = saddle.factorize(
             H.detach().numpy(), A.detach().numpy(), active, kept, np.ones(2, bool)
         )
-        return saddle.solve(H, A, gy, gz, factor)
+        return saddle.solve(H, A, gy, gz, factor.tensors())
 
     data = [tensor(one, grad=True) for one in (H, A, gy, gz)]
     assert half.regular.all() == convex

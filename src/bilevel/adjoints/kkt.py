@@ -134,8 +134,7 @@ class Stationary(AbstractRule):
     def __init__(self, adjoint: KKT, solve: Callable[..., Any], equalities: int) -> None:
         self._adjoint, self._solve, self._equalities = adjoint, solve, equalities
         self.diagnosis: Diagnosis | None = None
-        self._probe: tuple[Array, Array, saddle.Factor] | None = None
-        self._complete = True
+        self._kept: tuple[Any, ...] | None = None
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """See the abstract method."""
@@ -155,7 +154,10 @@ class Stationary(AbstractRule):
         factor, singular = saddle.factorize(
             data[0], data[2], active, found.half, found.usable, smooth
         )
-        self._probe, self._complete = (data[0], data[2], factor), found.complete
+        y, z = found.y, found.z
+        if not found.complete:
+            y, z = np.nan_to_num(y), np.nan_to_num(z)
+        self._kept = (data[0], data[2], factor, y, z)
         is_exact = found.complete and not found.kinked and not singular.any()
         self.diagnosis = Diagnosis(
             found.usable, weak, singular, found.margin, adjoint.degenerate, is_exact
@@ -170,22 +172,32 @@ class Stationary(AbstractRule):
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], grads: Sequence[Tensor | None]
     ) -> Sequence[Tensor | None]:
         """See the abstract method."""
+        if is_plain() and self._kept is not None:
+            return self._gradients(self._kept, grads, outputs[0].device)
         H, _, A, _ = inputs
         y, z, *rest = outputs
-        if not self._complete:
-            y, z = torch.nan_to_num(y), torch.nan_to_num(z)
+        y, z = torch.nan_to_num(y), torch.nan_to_num(z)
         gy = torch.zeros_like(y) if grads[0] is None else grads[0]
         gz = torch.zeros_like(z) if grads[1] is None else grads[1]
-        dy, dz = saddle.solve(H, A, gy, gz, saddle.Factor(*rest))
-        if is_plain():
-            parts = kernels.gradients(*map(saddle.array, (y, z, dy, dz)))
-            return *(torch.from_numpy(part).to(dy.device) for part in parts), dz
-        gq = -dy
-        gH = saddle.outer(gq, y)
-        return gH + gH.mT, gq, saddle.outer(z, gq) - saddle.outer(dz, y), dz
+        dy, dz = saddle.solve(H, A, gy, gz, rest)
+        gH = -saddle.outer(dy, y)
+        return gH + gH.mT, -dy, -saddle.outer(z, dy) - saddle.outer(dz, y), dz
+
+    def _gradients(
+        self, kept: tuple[Any, ...], grads: Sequence[Tensor | None], device: torch.device
+    ) -> tuple[Tensor, ...]:
+        """Return the same from what ``forward`` has kept, by compiled loops."""
+        H, A, factor, y, z = kept
+        gy, gz = (
+            np.zeros_like(one) if grad is None else saddle.array(grad)
+            for one, grad in zip((y, z), grads, strict=False)
+        )
+        dy, dz = factor.solve(H, A, gy, gz)
+        parts = (*kernels.gradients(y, z, dy, dz), dz)
+        return tuple(torch.from_numpy(part).to(device) for part in parts)
 
     def probe(self) -> Tensor:
         """Return the relative residual of the adjoint system for a right-hand side of ones."""
-        if self._probe is None:
+        if self._kept is None:
             raise ProblemError("There is no answer yet.")
-        return torch.from_numpy(saddle.probe(*self._probe))
+        return torch.from_numpy(saddle.probe(*self._kept[:3]))

@@ -28,7 +28,7 @@ _SMALL = 600
 
 @dataclass(frozen=True)
 class Factor:
-    """Factors of a batch of saddle matrices, tensors only.
+    """Factors of a batch of saddle matrices.
 
     Parameters
     ----------
@@ -39,15 +39,25 @@ class Factor:
         The second form, shape ``(B, n + m, n + m)``, or ``(B, 0, 0)`` if no instance needs it.
     """
 
-    U: Tensor
-    C: Tensor
-    index: Tensor
-    number: Tensor
-    inverse: Tensor
+    U: Array
+    C: Array
+    index: Array
+    number: Array
+    inverse: Array
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return all of them, in order."""
-        return self.U, self.C, self.index, self.number, self.inverse
+        """Return all of them, in order, as tensors."""
+        arrays = (self.U, self.C, self.index, self.number, self.inverse)
+        return tuple(map(torch.from_numpy, arrays))
+
+    def solve(self, H: Array, A: Array, gy: Array, gz: Array) -> tuple[Array, Array]:
+        """Return ``K^-1 (gy, gz)``."""
+        dy, dz = kernels.solve_saddles(H, A, self.U, self.C, self.index, self.number, gy, gz)
+        if self.inverse.shape[-1]:
+            bad, n = self.number < 0, gy.shape[-1]
+            both = self.inverse[bad] @ np.concatenate([gy[bad], gz[bad]], -1)[..., None]
+            dy[bad], dz[bad] = both[:, :n, 0], both[:, n:, 0]
+        return dy, dz
 
 
 @dataclass(frozen=True)
@@ -120,12 +130,14 @@ def factorize(
         E = np.zeros_like(active, float) if smooth is None else smooth
         inverse[bad], singular[bad] = _invert(H[bad], A[bad], active[bad], E[bad])
         inverse[~usable], singular[~usable] = 0.0, False
-    return Factor(*map(torch.from_numpy, (known.U, C, index, number, inverse))), singular
+    return Factor(known.U, C, index, number, inverse), singular
 
 
-def solve(H: Tensor, A: Tensor, gy: Tensor, gz: Tensor, factor: Factor) -> tuple[Tensor, Tensor]:
+def solve(
+    H: Tensor, A: Tensor, gy: Tensor, gz: Tensor, factor: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
     """Return ``K^-1 (gy, gz)``, differentiable in all four tensors."""
-    dy, dz = apply(_Solve(), H, A, gy, gz, *factor.tensors())
+    dy, dz = apply(_Solve(), H, A, gy, gz, *factor)
     return dy, dz
 
 
@@ -133,12 +145,8 @@ class _Solve(AbstractRule):
     what = "a linear solve"
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        H, A, gy, gz, U, C, index, number, inverse = map(array, inputs)
-        dy, dz = kernels.solve_saddles(H, A, U, C, index, number, gy, gz)
-        if inverse.shape[-1]:
-            bad, n = number < 0, gy.shape[-1]
-            both = inverse[bad] @ np.concatenate([gy[bad], gz[bad]], -1)[..., None]
-            dy[bad], dz[bad] = both[:, :n, 0], both[:, n:, 0]
+        H, A, gy, gz, *factor = map(array, inputs)
+        dy, dz = Factor(*factor).solve(H, A, gy, gz)
         return tuple(torch.from_numpy(one).to(inputs[0].device) for one in (dy, dz))
 
     def backward(
@@ -150,7 +158,7 @@ class _Solve(AbstractRule):
             torch.zeros_like(one) if grad is None else grad
             for one, grad in zip(outputs, grads, strict=True)
         )
-        wy, wz = solve(H, A, hy, hz, Factor(*rest))
+        wy, wz = solve(H, A, hy, hz, rest)
         gH = -outer(wy, dy) - outer(dy, wy)
         gA = -outer(wz, dy) - outer(dz, wy)
         return (gH, gA, wy, wz, *(None for _ in rest))
@@ -163,12 +171,7 @@ def outer(left: Tensor, right: Tensor) -> Tensor:
 
 def probe(H: Array, A: Array, factor: Factor) -> Array:
     """Return the relative residual of ``K (dy, dz) = (1, 1)``, shape ``(B,)``."""
-    ones = (
-        torch.ones(H.shape[:2], dtype=torch.float64),
-        torch.ones(A.shape[:2], dtype=torch.float64),
-    )
-    data = (torch.from_numpy(H), torch.from_numpy(A))
-    dy, dz = (one.numpy() for one in _Solve().forward(*data, *ones, *factor.tensors()))
+    dy, dz = factor.solve(H, A, np.ones(H.shape[:2]), np.ones(A.shape[:2]))
     top = 1 - np.einsum("bij,bj->bi", H + H.swapaxes(1, 2), dy) - np.einsum("bij,bi->bj", A, dz)
     side = (1 - np.einsum("bij,bj->bi", A, dy)) * (dz != 0)
     return np.maximum(abs(top).max(-1, initial=0.0), abs(side).max(-1, initial=0.0))

@@ -141,6 +141,7 @@ class FollowerLayer(torch.nn.Module):
             )
         self._sparse = uses_sparse(self._adjoint, self._program)
         self._map = DataMap(self._program, self._sparse)
+        self._wants_value = any(output.source == "value" for output in self._outputs)
         self._last_active: Any = None
 
     @property
@@ -241,7 +242,7 @@ class FollowerLayer(torch.nn.Module):
         if warm_start:
             self._last_active = solver.active
         value = None
-        if any(output.source == "value" for output in self._outputs):
+        if self._wants_value:
             H = program.H
             square = (
                 (data.H * y[:, H.row] * y[:, H.column]).sum(-1, keepdim=True)
