@@ -88,9 +88,11 @@ class ActiveSet:
             strict[pattern.kinked[k]] = False
             found += list(abs(lam[k].numpy()[strict]))
             at_kink = np.isin(J, pattern.kinked[k])
-            found += list(abs(mu[places["active"][k]][at_kink])) + list(
-                abs(mu[places["kinked"][k]])
-            )
+            found += list(abs(mu[places["active"][k]][at_kink]))
+            jacobian = jacrev(lambda p, k=k: c.follower_rows(k, p, theta))(w).numpy()[J]
+            # Where multipliers are not unique, that of a multiplier at zero says nothing.
+            if len(J) and np.linalg.matrix_rank(jacobian[:, c.own[k]]) == len(J):
+                found += list(abs(mu[places["kinked"][k]]))
         value = c.leader_rows(w, theta).numpy()
         inside = np.zeros(len(value), bool)
         inside[pattern.leader] = True

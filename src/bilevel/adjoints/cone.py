@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.linalg import null_space
 from torch import Tensor
 
 from bilevel.adjoints.adjoint import Diagnosis
 from bilevel.adjoints.function import AbstractRule, apply
 from bilevel.adjoints.projections import derivative, distance_to_kink, orders, project
 from bilevel.adjoints.saddle import outer
+from bilevel.adjoints.slack import is_free
 from bilevel.errors import ProblemError
 from bilevel.problem.functions import Array
 from bilevel.problem.parametric import ParametricProgram
@@ -94,6 +96,8 @@ class Root(AbstractRule):
         self.diagnosis: Diagnosis | None = None
         self._probe: tuple[Tensor, Tensor] | None = None
         self._complete = True
+        # Whether multipliers are asked for, so that they must be unique for a classical derivative.
+        self.with_multipliers = True
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """See the abstract method."""
@@ -106,6 +110,8 @@ class Root(AbstractRule):
         D = derivative(clean, self._program)
         J = jacobian(P, A, D)
         inverse, singular = _invert(J.numpy(), usable)
+        for i in np.flatnonzero(singular):
+            singular[i] = not self._is_slack(J[i].numpy(), D[i].numpy())
         distance = distance_to_kink(clean, self._program).numpy()
         margin = distance / (1 + abs(clean.numpy()).max(-1, initial=0.0))
         weak = (margin < adjoint.tolerance)[:, None] & usable[:, None]
@@ -139,6 +145,12 @@ class Root(AbstractRule):
         r1, r2 = r[..., : y.shape[-1]], r[..., y.shape[-1] :]
         gH = -outer(r1, y)
         return gH + gH.mT, -r1, -outer(z, r1) - outer(r2, y), r2
+
+    def _is_slack(self, J: Array, D: Array) -> bool:
+        """Return whether what the Jacobian leaves free is nothing that is asked for."""
+        n, free = self._program.n, null_space(J, rcond=1e-10)
+        moved = D @ free[n:] if self.with_multipliers else free[:0]
+        return is_free(free, self._program.named) and abs(moved).max(initial=0.0) <= 1e-7
 
     def probe(self) -> Tensor:
         """Return the relative residual of the adjoint system for a right-hand side of ones."""

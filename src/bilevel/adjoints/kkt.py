@@ -14,6 +14,7 @@ from bilevel.adjoints import kernels, saddle
 from bilevel.adjoints.adjoint import Diagnosis
 from bilevel.adjoints.barrier import central_ratios
 from bilevel.adjoints.function import AbstractRule, is_plain
+from bilevel.adjoints.slack import is_slack, margin_without
 from bilevel.errors import ProblemError
 from bilevel.problem.functions import Array
 from bilevel.problem.parametric import ParametricProgram
@@ -122,7 +123,7 @@ class KKT:
         program
             The program, for the number of its equations.
         """
-        return Stationary(self, solve, program.equalities)
+        return Stationary(self, solve, program)
 
 
 class Stationary(AbstractRule):
@@ -131,18 +132,22 @@ class Stationary(AbstractRule):
     what = "a quadratic program's answer"
     differentiable = 2
 
-    def __init__(self, adjoint: KKT, solve: Callable[..., Any], equalities: int) -> None:
-        self._adjoint, self._solve, self._equalities = adjoint, solve, equalities
+    def __init__(self, adjoint: KKT, solve: Callable[..., Any], program: ParametricProgram) -> None:
+        self._adjoint, self._solve, self._program = adjoint, solve, program
+        # Whether multipliers are asked for, so that they must be unique for a classical derivative.
+        self.with_multipliers = True
         self.diagnosis: Diagnosis | None = None
         self._kept: tuple[Any, ...] | None = None
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """See the abstract method."""
         data = tuple(map(saddle.array, inputs))
-        adjoint, equalities = self._adjoint, self._equalities
+        adjoint, equalities = self._adjoint, self._program.equalities
         found = self._solve(*data, adjoint.tolerance)
         active, weak, smooth = found.active, found.weak, None
-        has_kink = adjoint.degenerate in ("active", "barrier") and found.kinked
+        if found.kinked:
+            self._excuse(data, found)
+        has_kink = adjoint.degenerate in ("active", "barrier") and weak.any()
         if has_kink and adjoint.degenerate == "active":
             active = active | weak
         elif has_kink:
@@ -154,11 +159,15 @@ class Stationary(AbstractRule):
         factor, singular = saddle.factorize(
             data[0], data[2], active, found.half, found.usable, smooth
         )
+        for i in np.flatnonzero(singular):
+            none = np.zeros_like(weak[i])
+            singular[i] = not self._is_slack(data[0][i], data[2][i], active[i], none)
         y, z = found.y, found.z
         if not found.complete:
             y, z = np.nan_to_num(y), np.nan_to_num(z)
         self._kept = (data[0], data[2], factor, y, z)
-        is_exact = found.complete and not found.kinked and not singular.any()
+        is_exact = found.complete and not singular.any()
+        is_exact = is_exact and not (found.kinked and weak.any())
         self.diagnosis = Diagnosis(
             found.usable, weak, singular, found.margin, adjoint.degenerate, is_exact
         )
@@ -195,6 +204,18 @@ class Stationary(AbstractRule):
         dy, dz = factor.solve(H, A, gy, gz)
         parts = (*kernels.gradients(y, z, dy, dz), dz)
         return tuple(torch.from_numpy(part).to(device) for part in parts)
+
+    def _excuse(self, data: tuple[Array, ...], found: Found) -> None:
+        """Forget weak rows that only meet auxiliary columns with room."""
+        H, q, A, b = data
+        for i in np.flatnonzero(found.weak.any(-1) & found.usable):
+            if self._is_slack(H[i], A[i], found.active[i], found.weak[i]):
+                one = (q[i], A[i], b[i], found.y[i], found.z[i], found.weak[i])
+                found.margin[i] = margin_without(*one, equalities=self._program.equalities)
+                found.weak[i] = False
+
+    def _is_slack(self, H: Array, A: Array, active: Array, weak: Array) -> bool:
+        return is_slack(H, A, active, weak, self._program.named, self.with_multipliers)
 
     def probe(self) -> Tensor:
         """Return the relative residual of the adjoint system for a right-hand side of ones."""

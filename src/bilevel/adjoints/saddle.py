@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bilevel.adjoints import kernels
 from bilevel.adjoints.function import AbstractRule, apply
+from bilevel.errors import UnsupportedDerivative
 from bilevel.problem.functions import Array
 
 #: Singular values below this share of the largest count as zero.
@@ -179,7 +180,13 @@ def probe(H: Array, A: Array, factor: Factor) -> Array:
 
 def array(tensor: Tensor) -> Array:
     """Return a tensor's numbers, row by row, without a copy where possible."""
-    return np.ascontiguousarray(tensor.numpy(force=True))
+    try:
+        return np.ascontiguousarray(tensor.numpy(force=True))
+    except RuntimeError as error:
+        raise UnsupportedDerivative(
+            "Gradients cannot be batched here (vectorize=True, is_grads_batched=True); use "
+            "torch.func.jacrev, or leave that out."
+        ) from error
 
 
 def _invert(H: Array, A: Array, active: Array, E: Array) -> tuple[Array, Array]:

@@ -18,6 +18,9 @@ from bilevel.status import Status
 
 #: The largest residual of the optimality conditions with which an answer is passed on.
 ACCEPTED = 1e-8
+NOT_FINITE = (
+    "its data contain NaN or infinite numbers, or break the sign that a parameter declares (nonneg)"
+)
 _VERDICTS = {
     Termination.INFEASIBLE: Status.INFEASIBLE,
     Termination.UNBOUNDED: Status.UNBOUNDED,

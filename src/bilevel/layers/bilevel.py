@@ -126,7 +126,13 @@ class BilevelLayer(torch.nn.Module):
                 "answer is unique it is that of the optimistic one: problem.replace("
                 "stance='optimistic')."
             )
-        adjoint = adjoint or KKT()
+        if solver is not None and not isinstance(solver, AbstractSolver):
+            raise ProblemError(
+                f"solver must be an object such as bl.Branching() or bl.Auto(), not {solver!r}."
+            )
+        adjoint = KKT() if adjoint is None else adjoint
+        if not isinstance(adjoint, KKT):
+            raise ProblemError(f"A BilevelLayer takes adjoints.KKT, not {adjoint!r}.")
         if adjoint.degenerate not in ("lstsq", "raise"):
             raise ProblemError("A BilevelLayer takes adjoints.KKT with 'lstsq' or 'raise' only.")
         chosen = as_nash(problem) if equilibrium == "nash" else problem
@@ -197,6 +203,7 @@ class BilevelLayer(torch.nn.Module):
         )
         return Answer(values, record.status, report)
 
+    @torch.compiler.disable
     def _run(
         self, tensors: Sequence[Any], warm_start: bool
     ) -> tuple[tuple[Tensor, ...], Equilibrium]:

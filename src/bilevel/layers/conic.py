@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bilevel.adjoints.cone import jacobian, residual
 from bilevel.adjoints.projections import derivative, project
-from bilevel.layers.answer import ACCEPTED, BatchFailed, Record, verdict
+from bilevel.layers.answer import ACCEPTED, NOT_FINITE, BatchFailed, Record, verdict
 from bilevel.layers.options import Options
 from bilevel.problem.cones import Cone
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
@@ -63,7 +63,7 @@ class ConicSolver:
     ) -> tuple[Array, Array, float, Status, str]:
         nothing = (np.zeros_like(q), np.zeros_like(b), np.nan)
         if not all(np.isfinite(part).all() for part in (P, q, A, b)):
-            return *nothing, Status.FAILED, "its data contain NaN or infinite numbers"
+            return *nothing, Status.FAILED, NOT_FINITE
         options = self._options
         routes = (options.backend,) if options.backend else ("clarabel",)
         limits = Limits(options=dict(options.vendor), verbose=options.verbose)

@@ -16,7 +16,7 @@ from bilevel.errors import UnsupportedProblem
 from bilevel.layers.answer import Answer, Report
 from bilevel.layers.conic import ConicSolver
 from bilevel.layers.data import DataMap
-from bilevel.layers.inputs import gather
+from bilevel.layers.inputs import DeclaredSigns, gather
 from bilevel.layers.options import Options, read_options
 from bilevel.layers.outputs import find_outputs
 from bilevel.layers.quadratic import QuadraticSolver
@@ -141,7 +141,11 @@ class FollowerLayer(torch.nn.Module):
             )
         self._sparse = uses_sparse(self._adjoint, self._program)
         self._map = DataMap(self._program, self._sparse)
+        self._signs = DeclaredSigns(self._program.inputs)
+        self._wants_multipliers = any(output.source == "z" for output in self._outputs)
         self._wants_value = any(output.source == "value" for output in self._outputs)
+        # torch.compile cannot trace a cone's solver; keeping it out costs more than a small QP.
+        self._apply = _untraced if self._program.cones else apply
         self._last_active: Any = None
 
     @property
@@ -230,7 +234,7 @@ class FollowerLayer(torch.nn.Module):
         program = self._program
         options = read_options(self._options, solver_args) if solver_args else self._options
         batch = gather(program.slots, tensors, _name(program.who))
-        data = self._map(batch.theta)
+        data = self._map(self._signs(batch.theta))
         kind = ConicSolver if isinstance(self._adjoint, Cone) else QuadraticSolver
         kind = SparseSolver if self._sparse else kind
         solver = kind(program, options, self._last_active if warm_start else None)
@@ -238,7 +242,8 @@ class FollowerLayer(torch.nn.Module):
             rule = SparseStationary(self._adjoint, solver, program)
         else:
             rule = self._adjoint.rule(solver, program)
-        y, z, *_ = apply(rule, data.H, data.q, data.A, data.b)
+            rule.with_multipliers = self._wants_multipliers
+        y, z, *_ = self._apply(rule, data.H, data.q, data.A, data.b)
         if warm_start:
             self._last_active = solver.active
         value = None
@@ -252,6 +257,12 @@ class FollowerLayer(torch.nn.Module):
             value = square + (y * data.q).sum(-1, keepdim=True) + data.r
         values = tuple(batch.back(output.read(y, z, value)) for output in self._outputs)
         return values, rule, solver
+
+
+@torch.compiler.disable
+def _untraced(*arguments: Any) -> tuple[Tensor, ...]:
+    """Solve outside of what torch.compile traces."""
+    return apply(*arguments)
 
 
 def _name(who: str) -> str:

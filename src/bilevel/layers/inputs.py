@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,6 +93,31 @@ def gather(slots: Slots, tensors: Sequence[Any], who: str) -> Batch:
     # The last entry is the number one, for what does not depend on inputs.
     parts.append(torch.ones(count, 1, dtype=torch.float64, device=device))
     return Batch(torch.cat(parts, -1), size is not None, dtype)
+
+
+class DeclaredSigns:
+    """Makes an instance not a number whose inputs break the sign that their parameter declares.
+
+    Convexity was judged by that sign, so the answer would be wrong.
+    """
+
+    def __init__(self, inputs: Sequence[Any]) -> None:
+        signs = [np.full(p.size, _sign(p)) for p in inputs]
+        sign = np.concatenate([*signs, np.zeros(1)])
+        self._index = torch.from_numpy(np.flatnonzero(sign))
+        self._sign = torch.from_numpy(sign[sign != 0])
+
+    def __call__(self, theta: Tensor) -> Tensor:
+        """Return ``theta`` with such rows NaN."""
+        if not len(self._index):
+            return theta
+        index, sign = self._index.to(theta.device), self._sign.to(theta.device)
+        broken = (theta.detach()[:, index] * sign < 0).any(-1, keepdim=True)
+        return theta.masked_fill(broken, torch.nan)
+
+
+def _sign(parameter: Any) -> float:
+    return float(bool(parameter.is_nonneg())) - float(bool(parameter.is_nonpos()))
 
 
 def tensors_of(parameters: Sequence[Any]) -> tuple[Tensor, ...]:

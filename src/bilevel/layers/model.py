@@ -124,6 +124,8 @@ def as_nash(problem: Problem) -> Problem:
 
 def check_parameters(parameters: Sequence[Any], problem: Problem) -> tuple[cp.Parameter, ...]:
     """Return a layer's parameters, after checking that they are the problem's."""
+    if not isinstance(parameters, (list, tuple)):
+        raise ProblemError("parameters must be a list of what tensors are given for, also of one.")
     listed, needed = tuple(parameters), {p.id: p for p in problem.parameters}
     for parameter in listed:
         if getattr(parameter, "id", None) not in needed:

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from bilevel.adjoints import kernels, saddle
 from bilevel.adjoints.kkt import Found
 from bilevel.backends.daqp_batch import solve_distances
-from bilevel.layers.answer import ACCEPTED, BatchFailed, Record, verdict
+from bilevel.layers.answer import ACCEPTED, NOT_FINITE, BatchFailed, Record, verdict
 from bilevel.layers.options import Options
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.parametric import ParametricProgram
@@ -102,7 +102,7 @@ class _One:
             return y, z, Status.OPTIMAL, ""
         nothing = (np.zeros_like(self.q), np.zeros_like(self.b))
         if not all(np.isfinite(part).all() for part in (self.P, self.q, self.A, self.b)):
-            return *nothing, Status.FAILED, "its data contain NaN or infinite numbers"
+            return *nothing, Status.FAILED, NOT_FINITE
         raw, route = None, backend or ""
         if np.linalg.eigvalsh(self.P)[:1].min(initial=0.0) >= -1e-9 * abs(self.P).max(initial=0.0):
             raw, found = self._solve((backend,) if backend else _ROUTES, limits)

@@ -66,6 +66,8 @@ def read_source(problem: Any) -> Source:
 
 def check_inputs(parameters: Sequence[Any], source: Source) -> tuple[Any, ...]:
     """Return a layer's inputs, after checking that they are what the problem needs."""
+    if not isinstance(parameters, (list, tuple)):
+        raise ProblemError("parameters must be a list of what tensors are given for, also of one.")
     listed, needed = tuple(parameters), source.leaves()
     for leaf in listed:
         if getattr(leaf, "id", None) not in needed:
@@ -73,6 +75,14 @@ def check_inputs(parameters: Sequence[Any], source: Source) -> tuple[Any, ...]:
             raise ProblemError(
                 f"{name} is listed in parameters, but does not occur in {source.who}."
             )
+    for leaf in listed:
+        for name in ("diag", "sparsity"):
+            if leaf.attributes.get(name):
+                raise ProblemError(
+                    f"Parameter {label(leaf)} is declared {name}, so most entries of a tensor "
+                    f"would be ignored: make a vector of the others the parameter "
+                    f"(cp.diag(vector))."
+                )
     if len({leaf.id for leaf in listed}) < len(listed):
         raise ProblemError("parameters lists the same one twice.")
     missing = [label(leaf) for i, leaf in needed.items() if i not in {one.id for one in listed}]

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from bilevel.adjoints import KKT, Cone
 from bilevel.adjoints.sparse import SparseFactor
 from bilevel.errors import UnsupportedProblem
-from bilevel.layers.answer import ACCEPTED, BatchFailed, Record, verdict
+from bilevel.layers.answer import ACCEPTED, NOT_FINITE, BatchFailed, Record, verdict
 from bilevel.layers.options import Options
 from bilevel.problem.affine import AffineMatrix
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
@@ -123,7 +123,7 @@ class _One:
     def solve(self, options: Options) -> tuple[Status, str]:
         """Find and polish an answer; return the status and a note."""
         if not all(np.isfinite(p).all() for p in (self.P.data, self.q, self.A.data, self.b)):
-            return Status.FAILED, "its data contain NaN or infinite numbers"
+            return Status.FAILED, NOT_FINITE
         rows = Rows(self.A, self.b, self.equality, Monomials.empty(), ("row",) * len(self.b))
         program = continuous_program(Objective(self.P, self.q), rows)
         routes = (options.backend,) if options.backend else ("highs", "clarabel")

@@ -239,11 +239,13 @@ def _not_parametric(who: str, objective: Any, rows: Sequence[Any]) -> str:
     for number, row in enumerate(rows):
         if not row.is_dpp():
             return (
-                f"Constraint {number} (counted from 0) of {who} multiplies parameters with each "
-                f"other, or leader variables with parameters: {row}. Make the product a parameter "
-                f"of its own, or name the inner product by a new variable and an equation."
+                f"Constraint {number} (counted from 0) of {who} is not affine in its parameters "
+                f"and leader variables (CVXPY's DPP rules): {row}. Make a product or function of "
+                f"parameters a parameter of its own, or name an inner product of variables by a "
+                f"new variable and an equation."
             )
     return (
-        f"The objective of {who} multiplies parameters with each other, or leader variables with "
-        f"parameters: {objective}. Make the product a parameter of its own."
+        f"The objective of {who} is not affine in its parameters and leader variables, squares "
+        f"apart (CVXPY's DPP rules): {objective}. Make a product or function of parameters a "
+        f"parameter of its own."
     )

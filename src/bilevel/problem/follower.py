@@ -83,6 +83,17 @@ class Follower:
         self._value = Derived(name=f"value[{self.name}]")
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A lock belongs to a process, and CVXPY gives copies other ids.
+        numbers = {c.id: number for number, c in enumerate(self.constraints)}
+        duals = {numbers[i]: dual for i, dual in self.duals.items()}
+        return vars(self) | {"_lock": None, "duals": duals}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        constraints = state["constraints"]
+        duals = {constraints[number].id: dual for number, dual in state["duals"].items()}
+        vars(self).update(state | {"_lock": threading.Lock(), "duals": duals})
+
     def __repr__(self) -> str:
         listed = ", ".join(label(v) for v in self.variables)
         return f"Follower({self.name!r}, variables=[{listed}])"

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from bilevel.problem.affine import Affine, AffineMatrix
 from bilevel.problem.cones import Kind
 from bilevel.problem.curvature import Curvature
@@ -79,6 +81,11 @@ class ParametricProgram:
     def slots(self) -> tuple[tuple[str, tuple[int, ...], int], ...]:
         """Name, shape and size of each input."""
         return tuple((label(leaf), tuple(leaf.shape), int(leaf.size)) for leaf in self.inputs)
+
+    @cached_property
+    def named(self) -> Array:
+        """Which columns are the user's, shape ``(n,)``; the others are epigraphs."""
+        return np.arange(self.n) < sum(leaf.plain.size for leaf in self.leaves.values())
 
     @property
     def n(self) -> int:

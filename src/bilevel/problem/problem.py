@@ -79,6 +79,13 @@ class Problem:
         self._canonical: Canonical | None = None
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A lock belongs to a process, and CVXPY gives copies other ids than the compilation knows.
+        return vars(self) | {"_lock": None, "_canonical": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {"_lock": threading.Lock()})
+
     def __repr__(self) -> str:
         names = ", ".join(repr(follower.name) for follower in self.followers)
         return f"Problem(followers=[{names}], stance={self.stance.value!r})"
