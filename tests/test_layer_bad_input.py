@@ -128,7 +128,7 @@ def test_products_of_parameters_break_the_parametric_rules():
     y, p, q = cp.Variable(name="y"), cp.Parameter(name="p"), cp.Parameter(name="q")
     with pytest.raises(UnsupportedProblem) as error:
         FollowerLayer(cp.Problem(cp.Minimize(y), [y >= p * q]), [p, q], [y])
-    says(error, "Constraint 0", "parameters with each other", "p * q", "parameter of its own")
+    says(error, "Constraint 0", "not affine in its parameters", "p * q", "parameter of its own")
     with pytest.raises(UnsupportedProblem, match=r"objective.*parameter of its own"):
         FollowerLayer(cp.Problem(cp.Minimize(y * (p * q)), [y >= 0]), [p, q], [y])
 

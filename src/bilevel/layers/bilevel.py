@@ -18,6 +18,7 @@ from bilevel.layers.equilibrium import Equilibrium, Ways
 from bilevel.layers.inputs import gather
 from bilevel.layers.model import Model, as_nash, check_parameters
 from bilevel.layers.options import ON_FAILURE
+from bilevel.layers.untraced import untraced
 from bilevel.problem.functions import Array
 from bilevel.problem.problem import Problem
 from bilevel.solvers.best_responses import BestResponses
@@ -174,7 +175,7 @@ class BilevelLayer(torch.nn.Module):
         BatchFailed
             If an instance has no answer and ``on_failure`` is ``"raise"``.
         """
-        return self._run(tensors, warm_start)[0]
+        return untraced(self._run, tensors, warm_start)[0]
 
     def solve(self, *tensors: Tensor, warm_start: bool = False) -> Answer:
         """Return the answers to a batch with a status and a report for every instance.
@@ -191,7 +192,7 @@ class BilevelLayer(torch.nn.Module):
         >>> print(answer.values[0].tolist(), [status.name for status in answer.status])
         [-1.0, 1.0] ['OPTIMAL', 'OPTIMAL']
         """
-        values, rule = self._run(tensors, warm_start)
+        values, rule = untraced(self._run, tensors, warm_start)
         record = rule.record
         margin = [np.nan if root is None else root.margin for root in rule.roots]
         report = Report(
@@ -203,7 +204,6 @@ class BilevelLayer(torch.nn.Module):
         )
         return Answer(values, record.status, report)
 
-    @torch.compiler.disable
     def _run(
         self, tensors: Sequence[Any], warm_start: bool
     ) -> tuple[tuple[Tensor, ...], Equilibrium]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import cvxpy as cp
@@ -22,6 +23,7 @@ from bilevel.layers.outputs import find_outputs
 from bilevel.layers.quadratic import QuadraticSolver
 from bilevel.layers.source import check_inputs, read_source
 from bilevel.layers.sparse import SparseSolver, uses_sparse
+from bilevel.layers.untraced import untraced
 from bilevel.problem.assemble import compile_program
 from bilevel.problem.follower import Follower
 from bilevel.problem.leaves import label
@@ -145,7 +147,7 @@ class FollowerLayer(torch.nn.Module):
         self._wants_multipliers = any(output.source == "z" for output in self._outputs)
         self._wants_value = any(output.source == "value" for output in self._outputs)
         # torch.compile cannot trace a cone's solver; keeping it out costs more than a small QP.
-        self._apply = _untraced if self._program.cones else apply
+        self._is_traced = not self._program.cones
         self._last_active: Any = None
 
     @property
@@ -243,7 +245,9 @@ class FollowerLayer(torch.nn.Module):
         else:
             rule = self._adjoint.rule(solver, program)
             rule.with_multipliers = self._wants_multipliers
-        y, z, *_ = self._apply(rule, data.H, data.q, data.A, data.b)
+        matrices = (data.H, data.q, data.A, data.b)
+        call = apply if self._is_traced else partial(untraced, apply)
+        y, z, *_ = call(rule, *matrices)
         if warm_start:
             self._last_active = solver.active
         value = None
@@ -257,12 +261,6 @@ class FollowerLayer(torch.nn.Module):
             value = square + (y * data.q).sum(-1, keepdim=True) + data.r
         values = tuple(batch.back(output.read(y, z, value)) for output in self._outputs)
         return values, rule, solver
-
-
-@torch.compiler.disable
-def _untraced(*arguments: Any) -> tuple[Tensor, ...]:
-    """Solve outside of what torch.compile traces."""
-    return apply(*arguments)
 
 
 def _name(who: str) -> str:
