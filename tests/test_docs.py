@@ -18,6 +18,8 @@ MODULES = sorted(
 
 # The optional package without which a page's or a module's examples cannot run.
 NEEDS = {
+    "bilevel.backends.moreau": "moreau",
+    "bilevel.backends.proxsuite": "proxsuite",
     "bilevel.applications.strain_design": "cobra",
     "bilevel.plots.figures": "matplotlib",
     "bilevel.plots.fits": "matplotlib",
