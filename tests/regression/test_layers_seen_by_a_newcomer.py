@@ -127,3 +127,24 @@ def test_mistakes_are_named():
     answers = FollowerLayer(problem, [q], [y])(at)[0]
     with pytest.raises(bl.errors.UnsupportedDerivative, match="cannot be batched"):
         torch.autograd.grad(answers, at, torch.eye(2), is_grads_batched=True)
+
+
+def test_an_eigenvalue_of_a_symmetric_parameter():
+    y, C = cp.Variable(3), cp.Parameter((3, 3), symmetric=True, name="C")
+    cost = cp.lambda_max(cp.diag(y) + C) + 0.1 * cp.sum_squares(y)
+    problem = cp.Problem(cp.Minimize(cost))
+    layer = FollowerLayer(problem, [C], [y])
+    torch.manual_seed(0)
+    root = torch.randn(3, 3, dtype=DOUBLE)
+    C.value = ((root + root.T) / 2).numpy()
+    problem.solve(solver="CLARABEL")
+    found = layer(torch.from_numpy(C.value))[0]
+    # CVXPY's own solve is right to 1e-8 in its value, and so to a root of that in its point.
+    point = found.numpy()
+    value = np.linalg.eigvalsh(np.diag(point) + C.value)[-1] + 0.1 * point @ point
+    assert value <= problem.value + 1e-8
+    np.testing.assert_allclose(point, y.value, atol=1e-3)
+    assert bl.gradcheck(layer, torch.from_numpy(C.value)).passed
+    free = cp.Parameter((3, 3), name="free")
+    with pytest.raises(bl.ProblemError, match="contains no variable"):
+        FollowerLayer(cp.Problem(cp.Minimize(cp.lambda_max(cp.diag(y) + free))), [free], [y])

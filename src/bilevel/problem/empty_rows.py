@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from bilevel.errors import ProblemError
 from bilevel.problem.affine import Affine, AffineMatrix
+from bilevel.problem.functions import Array
 from bilevel.problem.parametric import ParametricProgram
+
+# A sum of coefficients below it is rounding.
+_NOTHING = 1e-12
 
 
 def drop_empty_rows(program: ParametricProgram) -> ParametricProgram:
     """Return the program without rows that always hold, such as ``0 == 0``.
 
     CVXPY demands of every eigenvalue's matrix that it be symmetric, entry by entry; kept, such a
-    row would make the system of the derivative singular.
+    row would make the system of the derivative singular. Entries of a symmetric parameter cancel.
 
     Raises
     ------
@@ -30,7 +36,7 @@ def drop_empty_rows(program: ParametricProgram) -> ParametricProgram:
     b = program.b
     doubtful = b.constant < 0
     doubtful[: program.equalities] |= b.constant[: program.equalities] > 0
-    doubtful[b.terms.place[b.terms.value != 0]] = True
+    doubtful[_places_that_vary(b, _alike(program.inputs))] = True
     if (empty & doubtful).any():
         number = int(program.row_constraint[int(np.argmax(empty & doubtful))])
         raise ProblemError(
@@ -62,3 +68,24 @@ def drop_empty_rows(program: ParametricProgram) -> ParametricProgram:
         row_constraint=program.row_constraint[keep],
         row_entry=program.row_entry[keep],
     )
+
+
+def _alike(inputs: Sequence[Any]) -> Array:
+    """Return for each input's entry the first one that has the same value by symmetry."""
+    parts, first = [np.empty(0, int)], 0
+    for leaf in inputs:
+        index = first + np.arange(leaf.size).reshape(leaf.shape)
+        if any(leaf.attributes.get(name) for name in ("symmetric", "PSD", "NSD")):
+            index = np.minimum(index, index.T)
+        parts.append(index.ravel())
+        first += leaf.size
+    return np.concatenate(parts)
+
+
+def _places_that_vary(b: Affine, alike: Array) -> Array:
+    """Return the entries whose terms do not cancel."""
+    terms = b.terms
+    keys = np.stack([terms.place, alike[terms.source]], -1)
+    unique, inverse = np.unique(keys, axis=0, return_inverse=True)
+    total = np.bincount(inverse.ravel(), terms.value, minlength=len(unique))
+    return unique[abs(total) > _NOTHING, 0]
