@@ -223,9 +223,9 @@ def test_what_is_refused_and_why():
     problem = bl.Problem(cp.Minimize(cp.square(x) + y), [x >= -1, x <= 1], [follower])
     with pytest.raises(bl.UnsupportedProblem, match="pessimistic"):
         BilevelLayer(problem.replace(stance="pessimistic"), [p], [x])
-    with pytest.raises(bl.ProblemError, match="p must be listed"):
+    with pytest.raises(bl.ProblemError, match="p of the problem must be listed"):
         BilevelLayer(problem, [], [x])
-    with pytest.raises(bl.ProblemError, match="none of the problem's"):
+    with pytest.raises(bl.ProblemError, match="does not occur in the problem"):
         BilevelLayer(problem, [p, cp.Parameter(name="q")], [x])
     with pytest.raises(bl.ProblemError, match="no variable of the problem"):
         BilevelLayer(problem, [p], [cp.Variable(name="z")])

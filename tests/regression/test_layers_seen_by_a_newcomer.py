@@ -42,6 +42,11 @@ def test_parameters_that_would_ignore_entries_are_refused(attribute):
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - d @ np.ones(2))))
     with pytest.raises(bl.ProblemError, match="d is declared"):
         FollowerLayer(problem, [d], [x])
+    y = cp.Variable(name="y")
+    follower = bl.Follower(cp.Minimize(cp.square(y - cp.sum(d @ np.ones(2)))), [y >= 0], [y])
+    leader = bl.Problem(cp.Minimize(cp.square(y)), [], [follower])
+    with pytest.raises(bl.ProblemError, match="d is declared"):
+        BilevelLayer(leader, [d], [y])
 
 
 SLACK = {

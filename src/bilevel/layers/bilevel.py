@@ -15,8 +15,8 @@ from bilevel.adjoints.function import apply
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.layers.answer import Answer, Report
 from bilevel.layers.equilibrium import Equilibrium, Ways
-from bilevel.layers.inputs import gather
-from bilevel.layers.model import Model, as_nash, check_parameters
+from bilevel.layers.inputs import choose, gather
+from bilevel.layers.model import Model, as_nash
 from bilevel.layers.options import ON_FAILURE
 from bilevel.layers.untraced import untraced
 from bilevel.problem.functions import Array
@@ -137,7 +137,8 @@ class BilevelLayer(torch.nn.Module):
         if adjoint.degenerate not in ("lstsq", "raise"):
             raise ProblemError("A BilevelLayer takes adjoints.KKT with 'lstsq' or 'raise' only.")
         chosen = as_nash(problem) if equilibrium == "nash" else problem
-        self._model = Model(chosen, check_parameters(parameters, chosen))
+        needed = {p.id: p for p in chosen.parameters}
+        self._model = Model(chosen, choose(parameters, needed, "the problem"))
         self._outputs = tuple(self._model.output(variable) for variable in variables)
         if equilibrium == "nash" and solver is None and self._model.has_cones:
             solver = BestResponses()

@@ -17,11 +17,11 @@ from bilevel.errors import UnsupportedProblem
 from bilevel.layers.answer import Answer, Report
 from bilevel.layers.conic import ConicSolver
 from bilevel.layers.data import DataMap
-from bilevel.layers.inputs import DeclaredSigns, gather
+from bilevel.layers.inputs import DeclaredSigns, choose, gather
 from bilevel.layers.options import Options, read_options
 from bilevel.layers.outputs import find_outputs
 from bilevel.layers.quadratic import QuadraticSolver
-from bilevel.layers.source import check_inputs, read_source
+from bilevel.layers.source import read_source
 from bilevel.layers.sparse import SparseSolver, uses_sparse
 from bilevel.layers.untraced import untraced
 from bilevel.problem.assemble import compile_program
@@ -128,7 +128,7 @@ class FollowerLayer(torch.nn.Module):
             )
         self._options = read_options(Options(solver, {}, verbose, on_failure), solver_args)
         source = read_source(problem)
-        inputs = check_inputs(parameters, source)
+        inputs = choose(parameters, source.leaves(), source.who)
         self._program = compile_program(
             source.who, source.objective, source.constraints, source.variables, inputs
         )

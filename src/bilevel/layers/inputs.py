@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bilevel.errors import ProblemError
-from bilevel.problem.leaves import as_array
+from bilevel.problem.leaves import as_array, label
 
 #: Name, shape and size of each input.
 Slots = Sequence[tuple[str, tuple[int, ...], int]]
@@ -93,6 +93,47 @@ def gather(slots: Slots, tensors: Sequence[Any], who: str) -> Batch:
     # The last entry is the number one, for what does not depend on inputs.
     parts.append(torch.ones(count, 1, dtype=torch.float64, device=device))
     return Batch(torch.cat(parts, -1), size is not None, dtype)
+
+
+def choose(listed: Any, needed: Mapping[int, Any], who: str) -> tuple[Any, ...]:
+    """Return what a layer takes tensors for, after checking that it is all of what it needs.
+
+    Parameters
+    ----------
+    listed
+        What the user lists: parameters, and for a follower other levels' variables.
+    needed
+        What must be listed, by id.
+    who
+        The layer, for messages.
+
+    Raises
+    ------
+    ProblemError
+        If something is missing, unknown, listed twice, or declares that entries are zero.
+    """
+    if not isinstance(listed, (list, tuple)):
+        raise ProblemError("parameters must be a list of what tensors are given for, also of one.")
+    for leaf in listed:
+        if getattr(leaf, "id", None) not in needed:
+            name = label(leaf) if hasattr(leaf, "name") else repr(leaf)
+            raise ProblemError(f"{name} is listed in parameters, but does not occur in {who}.")
+        for attribute in ("diag", "sparsity"):
+            if leaf.attributes.get(attribute):
+                raise ProblemError(
+                    f"Parameter {label(leaf)} is declared {attribute}, so most entries of a tensor "
+                    f"would be ignored: make a vector of the others the parameter "
+                    f"(cp.diag(vector))."
+                )
+    if len({leaf.id for leaf in listed}) < len(listed):
+        raise ProblemError("parameters lists the same one twice.")
+    missing = [label(leaf) for i, leaf in needed.items() if i not in {one.id for one in listed}]
+    if missing:
+        raise ProblemError(
+            f"{', '.join(missing)} of {who} must be listed in parameters: the layer needs a "
+            f"tensor for everything that is not decided there."
+        )
+    return tuple(listed)
 
 
 class DeclaredSigns:

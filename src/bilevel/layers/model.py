@@ -120,23 +120,3 @@ def as_nash(problem: Problem) -> Problem:
     """Return the game in which the leader takes the followers' answers as given."""
     leader = Follower(problem.objective, problem.constraints, problem.variables, name="leader")
     return Problem(cp.Minimize(0), [], [leader, *problem.followers])
-
-
-def check_parameters(parameters: Sequence[Any], problem: Problem) -> tuple[cp.Parameter, ...]:
-    """Return a layer's parameters, after checking that they are the problem's."""
-    if not isinstance(parameters, (list, tuple)):
-        raise ProblemError("parameters must be a list of what tensors are given for, also of one.")
-    listed, needed = tuple(parameters), {p.id: p for p in problem.parameters}
-    for parameter in listed:
-        if getattr(parameter, "id", None) not in needed:
-            name = label(parameter) if hasattr(parameter, "name") else repr(parameter)
-            raise ProblemError(f"{name} is listed in parameters, but is none of the problem's.")
-    if len({p.id for p in listed}) < len(listed):
-        raise ProblemError("parameters lists the same one twice.")
-    missing = [label(p) for i, p in needed.items() if i not in {q.id for q in listed}]
-    if missing:
-        raise ProblemError(
-            f"{', '.join(missing)} must be listed in parameters: the layer needs a tensor for "
-            f"every parameter of the problem."
-        )
-    return listed

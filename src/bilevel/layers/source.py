@@ -9,7 +9,6 @@ import cvxpy as cp
 
 from bilevel.errors import ProblemError
 from bilevel.problem.follower import Follower
-from bilevel.problem.leaves import label
 
 
 class Source:
@@ -62,33 +61,3 @@ def read_source(problem: Any) -> Source:
         f"A FollowerLayer needs a bilevel.Follower or a cvxpy.Problem, not "
         f"{type(problem).__name__}. For a bilevel.Problem use BilevelLayer."
     )
-
-
-def check_inputs(parameters: Sequence[Any], source: Source) -> tuple[Any, ...]:
-    """Return a layer's inputs, after checking that they are what the problem needs."""
-    if not isinstance(parameters, (list, tuple)):
-        raise ProblemError("parameters must be a list of what tensors are given for, also of one.")
-    listed, needed = tuple(parameters), source.leaves()
-    for leaf in listed:
-        if getattr(leaf, "id", None) not in needed:
-            name = label(leaf) if hasattr(leaf, "name") else repr(leaf)
-            raise ProblemError(
-                f"{name} is listed in parameters, but does not occur in {source.who}."
-            )
-    for leaf in listed:
-        for name in ("diag", "sparsity"):
-            if leaf.attributes.get(name):
-                raise ProblemError(
-                    f"Parameter {label(leaf)} is declared {name}, so most entries of a tensor "
-                    f"would be ignored: make a vector of the others the parameter "
-                    f"(cp.diag(vector))."
-                )
-    if len({leaf.id for leaf in listed}) < len(listed):
-        raise ProblemError("parameters lists the same one twice.")
-    missing = [label(leaf) for i, leaf in needed.items() if i not in {one.id for one in listed}]
-    if missing:
-        raise ProblemError(
-            f"{', '.join(missing)} of {source.who} must be listed in parameters: the layer needs a "
-            f"tensor for everything that is not decided there."
-        )
-    return listed
