@@ -6,10 +6,12 @@ from bilevel import instances
 from bilevel.errors import (
     BackendError,
     BackendNotFound,
+    BatchFailed,
     BilevelError,
     BilevelWarning,
     ProblemError,
     SolveFailed,
+    UnsupportedDerivative,
     UnsupportedProblem,
 )
 from bilevel.io import read, write
@@ -65,6 +67,7 @@ __all__ = [
     "Auto",
     "BackendError",
     "BackendNotFound",
+    "BatchFailed",
     "BigM",
     "BilevelError",
     "BilevelWarning",
@@ -92,6 +95,7 @@ __all__ = [
     "Structure",
     "Substitution",
     "Tolerances",
+    "UnsupportedDerivative",
     "UnsupportedProblem",
     "WorstAnswer",
     "WorstCase",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bilevel.solution import Solution
+    from bilevel.status import Status
 
 
 class BilevelError(Exception):
@@ -116,6 +117,45 @@ class SolveFailed(BilevelError, RuntimeError):
         self.solution = solution
         detail = f" {solution.stats.note}" if solution.stats.note else ""
         super().__init__(f"{solution.status.name}: {solution.status.value}{detail}")
+
+
+class BatchFailed(BilevelError, RuntimeError):
+    """Some instances of a batch have no answer; raised after the whole batch was solved.
+
+    Parameters
+    ----------
+    who
+        The layer.
+    status
+        One per instance.
+    notes
+        What else is known, by instance.
+
+    Attributes
+    ----------
+    instances
+        Indices of those without an answer.
+
+    Examples
+    --------
+    >>> from bilevel.errors import BatchFailed
+    >>> from bilevel.status import Status
+    >>> BatchFailed("the layer", (Status.OPTIMAL, Status.INFEASIBLE), {}).instances
+    (1,)
+    """
+
+    def __init__(self, who: str, status: tuple[Status, ...], notes: dict[int, str]) -> None:
+        self.status, self.notes = status, dict(notes)
+        self.instances = tuple(i for i, one in enumerate(status) if not one.has_point)
+        reasons = [
+            f"instance {i}: {status[i].name}{f' ({notes[i]})' if i in notes else ''}"
+            for i in self.instances[:5]
+        ]
+        more = "; ..." if len(self.instances) > 5 else ""
+        super().__init__(
+            f"{len(self.instances)} of {len(status)} instances of {who} have no answer: "
+            f"{'; '.join(reasons)}{more}. With on_failure='nan' or 'zero' the others are kept."
+        )
 
 
 class BilevelWarning(UserWarning):

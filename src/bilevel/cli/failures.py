@@ -13,7 +13,13 @@ from typing import Any
 
 import typer
 
-from bilevel.errors import BackendError, BackendNotFound, BilevelError, SolveFailed
+from bilevel.errors import (
+    BackendError,
+    BackendNotFound,
+    BatchFailed,
+    BilevelError,
+    SolveFailed,
+)
 
 
 class Exit(IntEnum):
@@ -63,7 +69,7 @@ def guarded(command: Callable[..., Exit]) -> Callable[..., None]:
 def _code(error: BilevelError) -> Exit:
     if isinstance(error, BackendNotFound | BackendError):
         return Exit.BACKEND
-    return Exit.NO_POINT if isinstance(error, SolveFailed) else Exit.MALFORMED
+    return Exit.NO_POINT if isinstance(error, SolveFailed | BatchFailed) else Exit.MALFORMED
 
 
 def _say(message: str) -> None:

@@ -1,6 +1,7 @@
 """Optimization problems as PyTorch layers."""
 
-from bilevel.layers.answer import Answer, BatchFailed, Report
+from bilevel.errors import BatchFailed
+from bilevel.layers.answer import Answer, Report
 from bilevel.layers.bilevel import BilevelLayer
 from bilevel.layers.follower import FollowerLayer
 from bilevel.layers.gradcheck import GradientCheck, gradcheck

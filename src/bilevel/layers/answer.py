@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from bilevel.adjoints import GradientKind
-from bilevel.errors import BilevelError
 from bilevel.problem.functions import Array
 from bilevel.program import RawAnswer, Termination
 from bilevel.status import Status
@@ -126,45 +125,6 @@ class Answer:
     values: tuple[Tensor, ...]
     status: tuple[Status, ...]
     report: Report
-
-
-class BatchFailed(BilevelError, RuntimeError):
-    """Some instances of a batch have no answer; raised after the whole batch was solved.
-
-    Parameters
-    ----------
-    who
-        The layer.
-    status
-        One per instance.
-    notes
-        What else is known, by instance.
-
-    Attributes
-    ----------
-    instances
-        Indices of those without an answer.
-
-    Examples
-    --------
-    >>> from bilevel.layers import BatchFailed
-    >>> from bilevel.status import Status
-    >>> BatchFailed("the layer", (Status.OPTIMAL, Status.INFEASIBLE), {}).instances
-    (1,)
-    """
-
-    def __init__(self, who: str, status: tuple[Status, ...], notes: dict[int, str]) -> None:
-        self.status, self.notes = status, dict(notes)
-        self.instances = tuple(i for i, one in enumerate(status) if not one.has_point)
-        reasons = [
-            f"instance {i}: {status[i].name}{f' ({notes[i]})' if i in notes else ''}"
-            for i in self.instances[:5]
-        ]
-        more = "; ..." if len(self.instances) > 5 else ""
-        super().__init__(
-            f"{len(self.instances)} of {len(status)} instances of {who} have no answer: "
-            f"{'; '.join(reasons)}{more}. With on_failure='nan' or 'zero' the others are kept."
-        )
 
 
 def verdict(P: Array, raw: RawAnswer | None, route: str) -> tuple[Status, str]:

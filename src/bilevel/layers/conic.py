@@ -9,7 +9,8 @@ from torch import Tensor
 
 from bilevel.adjoints.cone import jacobian, residual
 from bilevel.adjoints.projections import derivative, project
-from bilevel.layers.answer import ACCEPTED, NOT_FINITE, BatchFailed, Record, verdict
+from bilevel.errors import BatchFailed
+from bilevel.layers.answer import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.layers.options import Options
 from bilevel.problem.cones import Cone
 from bilevel.problem.functions import Array, Monomials, Objective, Rows

@@ -12,8 +12,8 @@ from torch import Tensor
 from bilevel.adjoints import GradientKind
 from bilevel.adjoints.bilevel import Root, find_root
 from bilevel.adjoints.function import AbstractRule
-from bilevel.errors import BilevelError, UnsupportedDerivative
-from bilevel.layers.answer import BatchFailed, Record
+from bilevel.errors import BatchFailed, BilevelError, UnsupportedDerivative
+from bilevel.layers.answer import Record
 from bilevel.layers.model import Model
 from bilevel.problem.functions import Array
 from bilevel.response.answer import answer

@@ -8,7 +8,8 @@ import scipy.sparse as sp
 from bilevel.adjoints import kernels, saddle
 from bilevel.adjoints.kkt import Found
 from bilevel.backends.daqp_batch import solve_distances
-from bilevel.layers.answer import ACCEPTED, NOT_FINITE, BatchFailed, Record, verdict
+from bilevel.errors import BatchFailed
+from bilevel.layers.answer import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.layers.options import Options
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.parametric import ParametricProgram

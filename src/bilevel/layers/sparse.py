@@ -9,8 +9,8 @@ import scipy.sparse as sp
 
 from bilevel.adjoints import KKT, Cone
 from bilevel.adjoints.sparse import SparseFactor
-from bilevel.errors import UnsupportedProblem
-from bilevel.layers.answer import ACCEPTED, NOT_FINITE, BatchFailed, Record, verdict
+from bilevel.errors import BatchFailed, UnsupportedProblem
+from bilevel.layers.answer import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.layers.options import Options
 from bilevel.problem.affine import AffineMatrix
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
