@@ -65,8 +65,13 @@ class Conditions:
         The levels' functions.
     columns
         Owners, integrality, and the leader's bounds.
+
+    Attributes
+    ----------
+    rows
+        For each follower the rows that contain its own columns.
     ties
-        Leader columns that stand for multipliers and values.
+        Leader columns that stand for multipliers and values; whoever knows them sets them.
     """
 
     def __init__(
@@ -74,10 +79,10 @@ class Conditions:
         leader: LevelFunctions,
         followers: Sequence[LevelFunctions],
         columns: Columns,
-        ties: Sequence[Tie],
     ) -> None:
         self.leader, self.followers = leader, tuple(followers)
-        self.columns, self.ties = columns, tuple(ties)
+        self.columns = columns
+        self.ties: tuple[Tie, ...] = ()
         n = len(columns)
         self.own = [np.flatnonzero(columns.owner == k) for k in range(len(followers))]
         touched = [

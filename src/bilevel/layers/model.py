@@ -46,9 +46,9 @@ class Model:
                     f"leader's answer needs second derivatives of the follower's, which are not "
                     f"known for these."
                 )
-        self.conditions = Conditions(levels[0], levels[1:], columns, ())
+        self.conditions = Conditions(levels[0], levels[1:], columns)
         self.m = sum(len(rows) for rows in self.conditions.rows)
-        self.conditions = Conditions(levels[0], levels[1:], columns, self._ties())
+        self.conditions.ties = self._ties()
 
     @property
     def has_cones(self) -> bool:
@@ -100,7 +100,7 @@ class Model:
         before = sum(len(self.conditions.rows[j]) for j in range(k))
         return before + mine[np.argsort(level.entry[rows][mine])]
 
-    def _ties(self) -> list[Tie]:
+    def _ties(self) -> tuple[Tie, ...]:
         """Return the leader's columns that stand for multipliers and values."""
         ties, leaves = [], self.problem.leaves
         for k, follower in enumerate(self.problem.followers):
@@ -113,7 +113,7 @@ class Model:
                     rows = self._rows(k, follower, number, constraint.size) - before
                     first = leaves[dual.id].first
                     ties += [Tie(first + i, k, int(row)) for i, row in enumerate(rows)]
-        return ties
+        return tuple(ties)
 
 
 def as_nash(problem: Problem) -> Problem:
