@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import daqp
 import numpy as np
 
@@ -10,10 +12,13 @@ from bilevel.errors import BackendError
 from bilevel.problem.functions import Array
 
 _EQUATION, _ACTIVE = 5, 1
+#: Fewer entries of ``W`` in an instance, or in a batch, are solved sooner than threads can help:
+#: Python's lock changes hands once an instance, and OpenMP's threads wait busily for some time.
+_LARGE, _LONG = 1_000, 400_000
 
 
 def solve_distances(
-    W: Array, v: Array, b: Array, equalities: int, active: Array | None = None
+    W: Array, v: Array, b: Array, equalities: int, active: Array | None = None, threads: int = 1
 ) -> tuple[Array, Array, Array]:
     """Solve ``min u'u / 2 + v'u`` subject to ``W u <= b`` for each instance of a batch.
 
@@ -28,6 +33,9 @@ def solve_distances(
         How many rows, the first ones, are equations.
     active
         Rows to begin with, shape ``(B, m)``, boolean.
+    threads
+        How many threads large instances may be spread over; each is solved alone, so the numbers
+        do not depend on it.
 
     Returns
     -------
@@ -51,13 +59,22 @@ def solve_distances(
         sense[active] = _ACTIVE
     sense[:, :equalities] = _EQUATION
     unit, solve = np.eye(n), daqp.solve
-    try:
-        for i in range(count):
+
+    def run(instances: range) -> None:
+        for i in instances:
             point, _, code, info = solve(
                 unit, v[i], W[i], b[i], lower[i], sense[i], primal_tol=1e-10, dual_tol=1e-12
             )
             if code == 1:
                 u[i], z[i], solved[i] = point, info["lam"], True
+
+    threads = min(threads, count) if m * n >= _LARGE and W.size >= _LONG else 1
+    try:
+        if threads == 1:
+            run(range(count))
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(run, (range(k, count, threads) for k in range(threads))))
     except Exception as error:
         raise BackendError(f"DAQP failed: {error}") from error
     return u, z, solved

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
 from bilevel.adjoints import kernels, saddle
 from bilevel.adjoints.kkt import Found
@@ -54,7 +55,9 @@ class QuadraticSolver:
         notes: dict[int, str] = {}
         if self._options.backend in (None, "daqp") and not self._options.vendor:
             start = self._start if self._start is not None and len(self._start) == count else None
-            u, z, solved = solve_distances(half.W, half.v, b, equalities, start)
+            u, z, solved = solve_distances(
+                half.W, half.v, b, equalities, start, torch.get_num_threads()
+            )
             y, judged, worst, is_kinked = kernels.finish(
                 H, q, A, b, half.U, u, z, equalities, tolerance
             )
