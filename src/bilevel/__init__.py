@@ -1,5 +1,6 @@
 """Bilevel optimization: model a leader and its followers in CVXPY, solve with a certificate."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from bilevel import instances
@@ -30,7 +31,7 @@ from bilevel.reformulate import (
 )
 from bilevel.response.reaction import reaction
 from bilevel.response.reaction_map import ReactionMap, Region
-from bilevel.solution import Certificate, Solution, Stats, Tolerances
+from bilevel.solution import Certificate, SmoothSolution, Solution, Stats, Tolerances
 from bilevel.solvers import (
     Auto,
     Branching,
@@ -48,16 +49,24 @@ from bilevel.verify import verify
 
 if TYPE_CHECKING:
     from bilevel.layers.gradcheck import gradcheck
+    from bilevel.problem.smooth import SmoothProblem
+    from bilevel.solvers.smooth import HypergradientDescent, ReducedNewton
 
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
-    # What needs torch is imported when it is asked for.
-    if name == "gradcheck":
-        from bilevel.layers.gradcheck import gradcheck
+# What needs torch is imported when it is asked for.
+_WITH_TORCH = {
+    "HypergradientDescent": "bilevel.solvers.smooth",
+    "ReducedNewton": "bilevel.solvers.smooth",
+    "SmoothProblem": "bilevel.problem.smooth",
+    "gradcheck": "bilevel.layers.gradcheck",
+}
 
-        return gradcheck
+
+def __getattr__(name: str) -> Any:
+    if name in _WITH_TORCH:
+        return getattr(import_module(_WITH_TORCH[name]), name)
     raise AttributeError(f"module 'bilevel' has no attribute {name!r}")
 
 
@@ -76,6 +85,7 @@ __all__ = [
     "Choice",
     "Continuation",
     "Follower",
+    "HypergradientDescent",
     "Indicator",
     "InnerDual",
     "OuterApproximation",
@@ -84,8 +94,11 @@ __all__ = [
     "Product",
     "Progress",
     "ReactionMap",
+    "ReducedNewton",
     "Region",
     "SingleLevel",
+    "SmoothProblem",
+    "SmoothSolution",
     "Solution",
     "SolveFailed",
     "Stance",

@@ -2,6 +2,8 @@
 
 from bilevel.adjoints.adjoint import Diagnosis, GradientKind
 from bilevel.adjoints.cone import Cone
+from bilevel.adjoints.implicit import Implicit
 from bilevel.adjoints.kkt import KKT
+from bilevel.adjoints.unrolled import Unrolled
 
-__all__ = ["KKT", "Cone", "Diagnosis", "GradientKind"]
+__all__ = ["KKT", "Cone", "Diagnosis", "GradientKind", "Implicit", "Unrolled"]

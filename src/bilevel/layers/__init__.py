@@ -6,6 +6,7 @@ from bilevel.layers.bilevel import BilevelLayer
 from bilevel.layers.follower import FollowerLayer
 from bilevel.layers.gradcheck import GradientCheck, gradcheck
 from bilevel.layers.inputs import tensors_of
+from bilevel.layers.smooth import SmoothBilevelLayer
 
 __all__ = [
     "Answer",
@@ -14,6 +15,7 @@ __all__ = [
     "FollowerLayer",
     "GradientCheck",
     "Report",
+    "SmoothBilevelLayer",
     "gradcheck",
     "tensors_of",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -14,20 +15,31 @@ from bilevel.problem.problem import Problem
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Progress
 from bilevel.response.point import complete_point, values_of
-from bilevel.solution import Solution, Stats, Tolerances
+from bilevel.solution import SmoothSolution, Solution, Stats, Tolerances
 from bilevel.solvers.auto import Auto
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
 from bilevel.solvers.values import entries_of, names_of, read, store
 from bilevel.status import Status
 from bilevel.verify import certify
 
+if TYPE_CHECKING:
+    from bilevel.problem.smooth import SmoothProblem
+
+
+@overload
+def solve(problem: Problem, solver: AbstractSolver | None = None, **options: Any) -> Solution: ...
+
+
+@overload
+def solve(problem: SmoothProblem, solver: Any = None, **options: Any) -> SmoothSolution: ...
+
 
 def solve(
-    problem: Problem,
-    solver: AbstractSolver | None = None,
+    problem: Any,
+    solver: Any = None,
     *,
-    parameters: Mapping[Any, Any] | None = None,
-    start: Mapping[Any, Any] | Solution | None = None,
+    parameters: Any = None,
+    start: Any = None,
     time_limit: float | None = None,
     rtol: float = 1e-6,
     atol: float = 1e-8,
@@ -36,7 +48,7 @@ def solve(
     options: Mapping[str, Any] | None = None,
     verbose: bool = False,
     throw: bool = True,
-) -> Solution:
+) -> Solution | SmoothSolution:
     r"""Solve a bilevel problem and return its solution with a certificate.
 
         minimize    F(x, y)
@@ -45,9 +57,12 @@ def solve(
     Parameters
     ----------
     problem
-        The problem.
+        The problem. A ``SmoothProblem`` takes ``start=(x, y)`` and its inputs as ``parameters``, a
+        tensor or a tuple of them; of the options ``time_limit``, ``callback`` and ``throw`` apply,
+        and a ``SmoothSolution`` is returned.
     solver
-        How to solve it; ``Auto()`` if left out.
+        How to solve it; ``Auto()`` if left out, and for a ``SmoothProblem`` ``ReducedNewton()`` or
+        ``HypergradientDescent()``, by size.
     parameters
         Values by CVXPY parameter, overriding ``parameter.value``; threads then need not share it.
     start
@@ -106,6 +121,12 @@ def solve(
     >>> print(solution.status.name, round(solution.leader_value, 4), solution.certificate.accepted)
     OPTIMAL 10.125 True
     """
+    smooth = sys.modules.get("bilevel.problem.smooth")
+    if smooth is not None and isinstance(problem, smooth.SmoothProblem):
+        from bilevel.solvers.smooth.solve import solve_smooth
+
+        given: Any = solver
+        return solve_smooth(problem, given, parameters, start, time_limit, callback, throw)
     if not isinstance(problem, Problem):
         raise ProblemError(f"problem must be a bilevel.Problem, not {type(problem).__name__}.")
     if solver is not None and not isinstance(solver, AbstractSolver):

@@ -1,0 +1,277 @@
+"""Derivatives of smooth answers by the implicit function theorem, matrix-free."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import optree
+import torch
+from torch import Tensor
+
+from bilevel.adjoints.function import AbstractRule, apply
+from bilevel.adjoints.linear import Product, Solved, cg, direct, minres
+from bilevel.adjoints.nested import nested
+from bilevel.adjoints.stationarity import Hessian, Scalar, Stationarity
+from bilevel.errors import BilevelWarning, ProblemError
+from bilevel.problem.smooth import Instances, SmoothProblem, Tree
+
+#: Above this residual of the optimality conditions the formula is not a derivative of the answer.
+NOT_A_SOLUTION = 1e-5
+_METHODS = ("auto", "dense", "minres", "cg", "nested")
+_DENSE = 128
+
+
+@dataclass(frozen=True)
+class Implicit:
+    """Theorem 2 of BIGRAD: one symmetric linear system, by products alone or dense.
+
+    .. code-block:: text
+
+        H q = -dL/du,    dL/dz = L_z + d/dz (q' grad_u l(u; z)),    H = second derivative of l
+
+    ``l`` is the scalar of ``adjoints.stationarity`` whose stationary point ``u`` holds the answer.
+    All third derivatives are in it. Memory is a fixed number of vectors of the size of ``u``.
+
+    Parameters
+    ----------
+    method
+        ``"dense"`` builds ``H``; ``"cg"`` and ``"minres"`` multiply with it, the first for a
+        follower alone, whose ``H`` is positive definite; ``"nested"`` is the paper's algorithm for
+        a whole problem, GMRES around conjugate gradients. ``"auto"`` takes ``"dense"`` up to 128
+        unknowns, else ``"cg"`` for a follower without constraints and ``"minres"`` otherwise.
+    rtol
+        Relative residual at which an iteration stops.
+    limit
+        Most products with ``H``.
+    precondition
+        Function of ``(B, n)`` that approximates the product with the inverse of ``H``; positive
+        definite.
+
+    Notes
+    -----
+    The answer must satisfy its optimality conditions: ``residual`` tells by how much it does not,
+    and above 1e-5 a warning says that the result is no derivative of the answer.
+
+    References
+    ----------
+    BIGRAD, Theorem 2, Algorithm 1 and appendix A.6.
+
+    Examples
+    --------
+    >>> import bilevel as bl, torch
+    >>> from bilevel import adjoints
+    >>> problem = bl.SmoothProblem(
+    ...     F=lambda x, y: (y - 1) ** 2, f=lambda x, y: (x.exp() * y - 2) ** 2
+    ... )
+    >>> x = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)
+    >>> y = adjoints.Implicit().attach(problem, x, torch.tensor(2.0, dtype=torch.float64))
+    >>> problem.F(x, y).backward()
+    >>> print(x.grad.item())
+    -4.0
+    """
+
+    method: str = "auto"
+    rtol: float = 1e-10
+    limit: int = 10_000
+    precondition: Product | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.method not in _METHODS:
+            raise ProblemError(f"Implicit's method must be one of {_METHODS}, not {self.method!r}.")
+        if not 0 < self.rtol < 1 or self.limit < 1:
+            raise ProblemError("Implicit needs 0 < rtol < 1 and limit >= 1.")
+
+    def attach(self, problem: SmoothProblem, x: Any, y: Any, *z: Any) -> Any:
+        """Return a follower's answer ``y`` with its derivative in ``x``, ``z`` and all captured.
+
+        Parameters
+        ----------
+        problem
+            Whose follower answers.
+        x, z
+            The leader's decision and the inputs, each a tensor or a tree of tensors.
+        y
+            The follower's answer to them, found by any means; its own gradient is dropped.
+
+        Returns
+        -------
+        tensor or tree of tensors
+            ``y``, with the implicit derivative.
+
+        Raises
+        ------
+        ProblemError
+            If the functions do not take these tensors.
+
+        Warns
+        -----
+        BilevelWarning
+            If ``y`` is no answer: the residual of its optimality conditions is above 1e-5.
+        """
+        shape_x, shape_y = Tree(x, "x"), Tree(y, "y")
+        flat_x, flat_y = shape_x.flat(x).unsqueeze(0), shape_y.flat(y).detach().unsqueeze(0)
+        still = optree.tree_map(lambda leaf: leaf.detach(), tuple(z))
+        instances = Instances(problem, shape_x, shape_y, still)
+        st, w = Stationarity.of(instances, flat_x.detach(), flat_y).recover(flat_x.detach(), flat_y)
+        (root,) = self.follower(st, flat_x, w, z).answer
+        return shape_y.tree(root[0, : shape_y.size])
+
+    def follower(
+        self, st: Stationarity, x: Tensor, w: Tensor, z: Sequence[Any], start: Tensor | None = None
+    ) -> Root:
+        """Return the root that is a follower's answer ``w`` to ``x`` and ``z``."""
+        leaves, spec = optree.tree_flatten(tuple(z))
+
+        def make(own: Sequence[Tensor]) -> Scalar:
+            at, given = st.at(optree.tree_unflatten(spec, own[1:])), own[0]
+            return lambda w: at.follower(given, w)
+
+        captured = st.instances.captured(x, w[..., : st.sizes[1]])
+        definite = st.follower_size == st.sizes[1]
+        return Root(self, make, w, [x, *leaves], captured, definite, start)
+
+    def leader(
+        self, st: Stationarity, u: Tensor, z: Sequence[Any], start: Tensor | None = None
+    ) -> Root:
+        """Return the root that is the answer ``u`` of a whole problem to ``z``."""
+        leaves, spec = optree.tree_flatten(tuple(z))
+
+        def make(own: Sequence[Tensor]) -> Scalar:
+            return st.at(optree.tree_unflatten(spec, own)).leader
+
+        x, w, *_ = st.split(u)
+        captured = st.instances.captured(x, w[..., : st.sizes[1]])
+        root = Root(self, make, u, leaves, captured, False, start)
+        if self.method == "nested":
+            root.other = lambda own, b: nested(st.at(optree.tree_unflatten(spec, own)), u, b, self)
+        return root
+
+    def solve(self, H: Hessian, b: Tensor, definite: bool, start: Tensor | None = None) -> Solved:
+        """Solve ``H q = b`` for each instance.
+
+        Parameters
+        ----------
+        H
+            The second derivative.
+        b
+            Shape ``(B, n)``.
+        definite
+            Whether ``H`` ought to be positive definite.
+        start
+            A first guess.
+        """
+        method = self.method
+        if method in ("auto", "nested"):
+            method = "dense" if b.shape[-1] <= _DENSE else "cg" if definite else "minres"
+        if method == "dense":
+            return direct(H.dense(), b, definite)
+        M, rtol, limit = self.precondition, self.rtol, self.limit
+        if method == "cg":
+            found = cg(H, b, start=start, precondition=M, rtol=rtol, limit=limit)
+            if bool(found.is_positive.all()):
+                return found
+            again = minres(H, b, precondition=M, rtol=rtol, limit=limit)
+            products = found.products + again.products
+            return Solved(again.x, again.residual, products, found.is_positive)
+        return minres(H, b, start=start, precondition=M, rtol=rtol, limit=limit)
+
+
+class Root(AbstractRule):
+    """A stationary point as a function of tensors in its scalar.
+
+    Parameters
+    ----------
+    adjoint
+        Solves the linear system.
+    make
+        Returns the scalar for given inputs.
+    u
+        The stationary point, shape ``(B, n)``.
+    inputs
+        The tensors, without those that functions capture.
+    captured
+        Those.
+    definite
+        Whether the second derivative ought to be positive definite.
+    start
+        A first guess at the system's solution.
+
+    Attributes
+    ----------
+    solved
+        The linear system of the last backward pass.
+    other
+        Solves the system by other means, if there are any.
+    """
+
+    order = 1
+    foldable = False
+    what = "a smooth answer"
+
+    def __init__(
+        self,
+        adjoint: Implicit,
+        make: Callable[[Sequence[Tensor]], Scalar],
+        u: Tensor,
+        inputs: Sequence[Tensor],
+        captured: Sequence[Tensor],
+        definite: bool,
+        start: Tensor | None,
+    ) -> None:
+        self._adjoint, self._make, self._u = adjoint, make, u.detach()
+        self._inputs, self._captured = list(inputs), list(captured)
+        self._definite, self._start = definite, start
+        self.solved: Solved | None = None
+        self.other: Callable[[Sequence[Tensor], Tensor], Solved] | None = None
+
+    @property
+    def answer(self) -> tuple[Tensor, ...]:
+        """The stationary point, differentiable."""
+        residual = float(self.residual().max())
+        if not residual <= NOT_A_SOLUTION:
+            warnings.warn(
+                f"The optimality conditions fail by {residual:.1e}: this is not an answer, and "
+                f"what is returned not its derivative. Solve more accurately.",
+                BilevelWarning,
+                stacklevel=3,
+            )
+        return apply(self, *self._inputs, *self._captured)
+
+    def hessian(self, own: Sequence[Tensor] | None = None) -> Hessian:
+        """Return the scalar's derivatives in ``u``, at detached inputs if none are given."""
+        own = [one.detach() for one in self._inputs] if own is None else own
+        return Hessian(self._make(own), self._u)
+
+    def residual(self) -> Tensor:
+        """Return the norm of the optimality conditions, shape ``(B,)``."""
+        return torch.linalg.vector_norm(self.hessian().gradient.detach(), dim=-1)
+
+    def probe(self) -> Tensor:
+        """Return the relative residual of the linear system for a gradient of ones."""
+        H = self.hessian()
+        return self._adjoint.solve(H, torch.ones_like(self._u), self._definite).residual
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return (self._u.clone(),)
+
+    def backward(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], grads: Sequence[Tensor | None]
+    ) -> Sequence[Tensor | None]:
+        if grads[0] is None:
+            return (None,) * len(inputs)
+        count = len(self._inputs)
+        with torch.enable_grad():
+            own = [one.detach().requires_grad_(one.requires_grad) for one in inputs[:count]]
+            H = self.hessian(own)
+        b = grads[0].detach().neg()
+        if self.other is not None:
+            self.solved = self.other([one.detach() for one in own], b)
+        else:
+            self.solved = self._adjoint.solve(H, b, self._definite, self._start)
+        del b
+        wanted = [one for one in (*own, *self._captured) if one.requires_grad]
+        found = iter(H.along(wanted, self.solved.x))
+        return [next(found) if one.requires_grad else None for one in (*own, *self._captured)]

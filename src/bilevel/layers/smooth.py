@@ -1,0 +1,330 @@
+"""A smooth bilevel problem as a PyTorch layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import optree
+import torch
+from torch import Tensor, nn
+
+from bilevel.adjoints.adjoint import GradientKind
+from bilevel.adjoints.implicit import Implicit, Root
+from bilevel.adjoints.stationarity import Stationarity
+from bilevel.errors import BatchFailed, ProblemError
+from bilevel.layers.answer import Answer, Report
+from bilevel.layers.options import ON_FAILURE
+from bilevel.problem.smooth import Instances, SmoothProblem, Tree
+from bilevel.solvers.smooth.reduced import ReducedNewton
+from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task
+from bilevel.solvers.smooth.stationary import Stationary
+from bilevel.status import Status
+
+#: The largest norm of the optimality conditions with which an answer is passed on.
+_ACCEPTED = 1e-6
+_WEAK = 1e-7
+_INEQUALITIES = ("kkt", "barrier")
+
+UserSolver = Callable[..., tuple[Any, Any]]
+
+
+class SmoothBilevelLayer(nn.Module):
+    r"""The answer ``(x, y)`` of a smooth bilevel problem as a function of its inputs.
+
+    .. code-block:: text
+
+        x*(z) in argmin F(x, y, *z)  s.t.  H = 0, G <= 0,  y in argmin { f(x, y, *z) : h = 0, g <= 0 }
+
+    Parameters
+    ----------
+    F
+        The leader's objective, a function of ``(x, y, *z)``; or a ``SmoothProblem``.
+    f
+        The follower's objective.
+    H, G, h, g
+        Constraints of either level, or ``None``.
+    start
+        Decisions ``(x, y)`` of one instance to begin with, tensors or trees of tensors; they also
+        say shapes, dtype and device.
+    solver
+        ``bl.ReducedNewton()``, which solves a batch at once, another solver of smooth problems, or
+        a function ``(x, y, *z) -> (x, y)`` of one's own for one instance. What the others find is
+        brought to rounding error by Newton's method on the optimality conditions.
+    adjoint
+        ``adjoints.Implicit()``.
+    inequalities
+        ``"kkt"`` differentiates the active rows, ``"barrier"`` the answer of a log barrier.
+    t
+        The barrier's accuracy: each multiplier times its slack is ``1/t``.
+    in_dims
+        For each input, or for all: 0 if its first axis is the batch, ``None`` if all instances
+        share it.
+    on_failure
+        What happens to instances without an answer: ``"raise"`` after the whole batch is solved,
+        ``"nan"`` or ``"zero"``.
+
+    Raises
+    ------
+    ProblemError
+        If an argument is malformed.
+
+    Notes
+    -----
+    Modules among the functions become submodules of the layer. Tensors with gradient that the
+    functions capture are differentiated as if they were inputs. The method is local: where the
+    leader's problem is not convex in ``x``, the answer depends on the start. An answer is passed on
+    only if its optimality conditions hold and the follower's second derivative is positive
+    definite on what its active constraints leave; the report's kinds say what each gradient is.
+
+    References
+    ----------
+    BIGRAD, sections 2.1 and 3.1, appendices A.1 and A.3.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bilevel.layers import SmoothBilevelLayer
+    >>> layer = SmoothBilevelLayer(
+    ...     F=lambda x, y, z: (x - z) ** 2 + y**2,
+    ...     f=lambda x, y, z: (y - x) ** 2,
+    ...     start=(torch.tensor(0.0, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64)),
+    ... )
+    >>> z = torch.tensor([2.0, 4.0], dtype=torch.float64, requires_grad=True)
+    >>> x, y = layer(z)
+    >>> x.sum().backward()
+    >>> print([round(v, 9) for v in x.tolist()], [round(v, 9) for v in z.grad.tolist()])
+    [1.0, 2.0] [0.5, 0.5]
+    """
+
+    def __init__(
+        self,
+        F: Callable[..., Tensor] | SmoothProblem,
+        f: Callable[..., Tensor] | None = None,
+        *,
+        H: Callable[..., Tensor] | None = None,
+        G: Callable[..., Tensor] | None = None,
+        h: Callable[..., Tensor] | None = None,
+        g: Callable[..., Tensor] | None = None,
+        start: tuple[Any, Any],
+        solver: AbstractSmoothSolver | UserSolver | None = None,
+        adjoint: Implicit | None = None,
+        inequalities: str = "kkt",
+        t: float = 1e6,
+        in_dims: int | None | Sequence[int | None] = 0,
+        on_failure: str = "raise",
+    ) -> None:
+        super().__init__()
+        self._problem = _problem(F, f, H=H, G=G, h=h, g=g)
+        for name in "FfHGhg":
+            function = getattr(self._problem, name)
+            if isinstance(function, nn.Module):
+                self.add_module(f"function_{name}", function)
+        if inequalities not in _INEQUALITIES:
+            raise ProblemError(
+                f"inequalities must be one of {_INEQUALITIES}, not {inequalities!r}."
+            )
+        if not t > 0:
+            raise ProblemError(f"t, the barrier's accuracy, must be positive, not {t!r}.")
+        if on_failure not in ON_FAILURE:
+            raise ProblemError(f"on_failure must be one of {ON_FAILURE}, not {on_failure!r}.")
+        adjoint = Implicit() if adjoint is None else adjoint
+        if not isinstance(adjoint, Implicit):
+            raise ProblemError(f"A SmoothBilevelLayer takes adjoints.Implicit, not {adjoint!r}.")
+        if solver is not None and not callable(solver) and not hasattr(solver, "run"):
+            raise ProblemError(f"solver must be a solver of smooth problems, not {solver!r}.")
+        self._task = Task(self._problem, start, t=t if inequalities == "barrier" else None)
+        self._trees = self._task.trees
+        self._solver = ReducedNewton() if solver is None else solver
+        self._adjoint, self._in_dims, self._on_failure = adjoint, in_dims, on_failure
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, *z: Any, warm_start: bool = False) -> tuple[Any, Any]:
+        """Return the answers ``(x, y)`` to a batch.
+
+        Parameters
+        ----------
+        z
+            The inputs, each a tensor or a tree of tensors.
+        warm_start
+            Begin with the last call's answers where the batch has the same size.
+
+        Returns
+        -------
+        tuple
+            ``x`` and ``y`` in the shapes of the start, with a batch axis in front unless no input
+            has one.
+
+        Raises
+        ------
+        ProblemError
+            If the inputs do not fit.
+        BatchFailed
+            If an instance has no answer and ``on_failure`` is ``"raise"``.
+        """
+        x, y = self.solve(*z, warm_start=warm_start).values
+        return x, y
+
+    def solve(self, *z: Any, warm_start: bool = False) -> Answer:
+        """Return the answers to a batch with a status and a report for every instance.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from bilevel.layers import SmoothBilevelLayer
+        >>> zero = torch.tensor(0.0, dtype=torch.float64)
+        >>> layer = SmoothBilevelLayer(
+        ...     F=lambda x, y, z: (y - z) ** 2,
+        ...     f=lambda x, y, z: (y - x) ** 2,
+        ...     G=lambda x, y, z: x - 1,
+        ...     start=(zero, zero),
+        ... )
+        >>> answer = layer.solve(torch.tensor([0.5, 3.0], dtype=torch.float64))
+        >>> print([round(v, 9) for v in answer.values[0].tolist()], answer.report.kind[0].name)
+        [0.5, 1.0] CLASSICAL
+        """
+        instances = self._instances(z)
+        x, y = self._start(instances.count, warm_start)
+        found = self._find(instances, x, y)
+        status, notes = _judge(found)
+        usable = torch.tensor([one is Status.STATIONARY for one in status], device=found.u.device)
+        if self._on_failure == "raise" and not bool(usable.all()):
+            raise BatchFailed("SmoothBilevelLayer", status, notes)
+        u, root = self._differentiate(found, usable, instances, z)
+        st = found.st
+        x, w, *_ = st.split(u)
+        self._last = (x.detach(), w[:, : st.sizes[1]].detach()) if warm_start else None
+        values = []
+        for tree, part in zip(self._trees, (x, w[:, : st.sizes[1]]), strict=True):
+            values.append(tree.tree(part if instances.is_batched else part[0]))
+        nan = torch.tensor(torch.nan, dtype=found.residual.dtype, device=u.device)
+        residual = torch.where(usable, found.residual, nan)
+
+        def probe() -> Tensor:
+            whole = residual.clone()
+            if root is not None:
+                whole[usable] = root.probe()
+            return whole
+
+        margin = torch.where(usable, found.margin, nan)
+        return Answer(tuple(values), status, Report(_kinds(found), residual, margin, notes, probe))
+
+    def _instances(self, z: tuple[Any, ...]) -> Instances:
+        dims = self._in_dims
+        in_dims = (dims,) * len(z) if dims is None or isinstance(dims, int) else tuple(dims)
+        if len(in_dims) != len(z) or any(dim not in (0, None) for dim in in_dims):
+            raise ProblemError(
+                f"in_dims must be 0 or None for each of the {len(z)} inputs, not {dims!r}."
+            )
+        for leaf in optree.tree_leaves(z):
+            if not isinstance(leaf, Tensor):
+                raise ProblemError(f"An input must consist of tensors, not {leaf!r}.")
+        still = optree.tree_map(lambda leaf: leaf.detach(), z)
+        return Instances(self._problem, *self._trees, still, in_dims)
+
+    def _start(self, count: int, warm: bool) -> tuple[Tensor, Tensor]:
+        if warm and self._last is not None and len(self._last[0]) == count:
+            return self._last
+        x, y = (part.expand(count, -1).clone() for part in self._task.flat_start())
+        return x, y
+
+    def _find(self, instances: Instances, x: Tensor, y: Tensor) -> Stationary:
+        solver = self._solver
+        if not isinstance(solver, ReducedNewton):
+            x, y = self._ask(solver, instances, x, y)
+            solver = ReducedNewton()
+        st = Stationarity.of(instances, x, y, self._task.t)
+        w = torch.cat([y, y.new_zeros(len(y), st.follower_size - y.shape[-1])], -1)
+        return solver.stationary(st, x, w)
+
+    def _ask(
+        self, solver: Any, instances: Instances, x: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return what another solver finds, instance by instance; the start where it fails."""
+        for i in range(instances.count):
+            one, start = instances.one(i), [t.tree(v[i]) for t, v in zip(self._trees, (x, y))]  # noqa: B905
+            if isinstance(solver, AbstractSmoothSolver):
+                found = solver.run(replace(self._task, start=tuple(start), z=one.z))
+                answer = (found.x, found.y)
+            else:
+                answer = solver(*start, *one.z)
+            x[i], y[i] = (
+                t.flat(part).detach() for t, part in zip(self._trees, answer, strict=True)
+            )
+        return x, y
+
+    def _differentiate(
+        self, found: Stationary, usable: Tensor, instances: Instances, z: tuple[Any, ...]
+    ) -> tuple[Tensor, Root | None]:
+        """Return the answers with their derivatives; a fill where there is none."""
+        if not bool(usable.any()):
+            return torch.full_like(found.u, self._fill), None
+        st, u = found.st, found.u
+        if not bool(usable.all()):
+            z = tuple(
+                part if dim is None else optree.tree_map(lambda leaf: leaf[usable], part)
+                for part, dim in zip(z, instances.in_dims, strict=True)
+            )
+            still = optree.tree_map(lambda leaf: leaf.detach(), z)
+            st = replace(
+                st, instances=instances.at(still), active_g=st.active_g[usable],
+                active_G=st.active_G[usable],
+            )  # fmt: skip
+            u = u[usable]
+        root = self._adjoint.leader(st, u, z)
+        (value,) = root.answer
+        if bool(usable.all()):
+            return value, root
+        whole = torch.full_like(found.u, self._fill)
+        return whole.index_put((usable.nonzero()[:, 0],), value), root
+
+    @property
+    def _fill(self) -> float:
+        return 0.0 if self._on_failure == "zero" else float("nan")
+
+
+def _problem(F: Any, f: Any, **constraints: Any) -> SmoothProblem:
+    if not isinstance(F, SmoothProblem):
+        if f is None:
+            raise ProblemError("A SmoothBilevelLayer needs F and f, or a bl.SmoothProblem.")
+        return SmoothProblem(F, f, **constraints)
+    if f is not None or any(one is not None for one in constraints.values()):
+        raise ProblemError("A SmoothProblem has its follower and constraints itself.")
+    return F
+
+
+def _judge(found: Stationary) -> tuple[tuple[Status, ...], dict[int, str]]:
+    status, notes = [], {}
+    rows = zip(
+        found.residual.tolist(), found.follower_is_minimum.tolist(), found.is_minimum.tolist(),
+        strict=True,
+    )  # fmt: skip
+    for i, (residual, is_answer, is_minimum) in enumerate(rows):
+        status.append(Status.STATIONARY)
+        if not residual <= _ACCEPTED:
+            status[i] = Status.FAILED
+            notes[i] = f"its optimality conditions fail by {residual:.1e}"
+        elif not is_answer:
+            status[i] = Status.FAILED
+            notes[i] = "the follower's second derivative is not positive definite: no minimum of f"
+        elif not is_minimum:
+            notes[i] = "the leader's second derivative is not positive definite here"
+    return tuple(status), notes
+
+
+def _kinds(found: Stationary) -> tuple[GradientKind, ...]:
+    kinds = []
+    is_smoothed = found.st.t is not None and bool(found.st.sizes[3] + found.st.sizes[5])
+    rows = zip(*(part.tolist() for part in (found.residual, found.follower_is_minimum,
+               found.is_singular, found.margin)), strict=True)  # fmt: skip
+    for residual, is_answer, is_singular, margin in rows:
+        if not residual <= _ACCEPTED or not is_answer:
+            kinds.append(GradientKind.NONE)
+        elif is_singular:
+            kinds.append(GradientKind.SURROGATE)
+        elif is_smoothed:
+            kinds.append(GradientKind.SMOOTHED)
+        else:
+            kinds.append(GradientKind.ONE_SIDED if margin <= _WEAK else GradientKind.CLASSICAL)
+    return tuple(kinds)

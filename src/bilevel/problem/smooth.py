@@ -1,0 +1,290 @@
+"""Bilevel problems given by torch functions, and their view as functions of flat vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import optree
+import torch
+from torch import Tensor
+
+from bilevel.errors import ProblemError
+
+Function = Callable[..., Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothProblem:
+    r"""A leader and a follower whose objectives and constraints are torch functions.
+
+    .. code-block:: text
+
+        minimize    F(x, y, *z)                 over x, where y is optimal for
+          subject to  H(x, y, *z) = 0,  G(x, y, *z) <= 0
+        minimize    f(x, y, *z)                 over y, x held fixed
+          subject to  h(x, y, *z) = 0,  g(x, y, *z) <= 0
+
+    Parameters
+    ----------
+    F, f
+        Leader's and follower's objective: functions of ``(x, y, *z)`` that return a scalar. ``x``,
+        ``y`` and each ``z`` are a tensor, or a dict, list or tuple of tensors.
+    H, G
+        The leader's constraints, or ``None``: functions that return a vector.
+    h, g
+        The follower's constraints, or ``None``. They may depend on ``x`` and on ``z``.
+    zero_sum
+        Whether ``f = -F``; see ``min_max`` and ``max_min``.
+
+    Raises
+    ------
+    ProblemError
+        If a function cannot be called.
+
+    Notes
+    -----
+    The functions are written for one instance; a layer maps them over a batch. Derivatives of the
+    answer take second derivatives of all functions, and derivatives of the leader's answer third
+    ones of the follower's; both must exist, and the follower's second derivative in ``y`` must be
+    positive definite on the directions its active constraints leave, or the answer is refused or
+    marked. Tensors with gradient that the functions capture (weights of a network) are
+    differentiated like ``z``.
+
+    References
+    ----------
+    BIGRAD, section 2.1.
+
+    Examples
+    --------
+    >>> import bilevel as bl, torch
+    >>> problem = bl.SmoothProblem(
+    ...     F=lambda x, y: (x - 2) ** 2 + (y + 1) ** 2, f=lambda x, y: (y - x) ** 2 / 2
+    ... )
+    >>> x = y = torch.tensor(1.0)
+    >>> print(problem.F(x, y).item(), problem.zero_sum)
+    5.0 False
+    """
+
+    F: Function
+    f: Function
+    H: Function | None = None
+    G: Function | None = None
+    h: Function | None = None
+    g: Function | None = None
+    zero_sum: bool = False
+
+    def __post_init__(self) -> None:
+        for name in (field.name for field in fields(self)):
+            given = getattr(self, name)
+            if name != "zero_sum" and not callable(given) and (given is not None or name in "Ff"):
+                raise ProblemError(
+                    f"{name} of a SmoothProblem must be a function of (x, y, *z) that returns a "
+                    f"tensor, not {given!r}."
+                )
+
+    @classmethod
+    def min_max(cls, payoff: Function, **constraints: Function | None) -> SmoothProblem:
+        """Return ``min over x of max over y of payoff``; ``x`` moves first.
+
+        It equals ``max over y of min over x`` at a saddle point only.
+
+        Parameters
+        ----------
+        payoff
+            What the leader loses and the follower wins.
+        constraints
+            ``H``, ``G``, ``h``, ``g``.
+
+        References
+        ----------
+        BIGRAD, section 2.1, where the order is printed the wrong way round.
+
+        Examples
+        --------
+        >>> import bilevel as bl, torch
+        >>> game = bl.SmoothProblem.min_max(lambda x, y: x * y - y**2 / 2)
+        >>> game.f(torch.tensor(1.0), torch.tensor(2.0)).item()
+        -0.0
+        """
+        return cls(payoff, _negative(payoff), zero_sum=True, **constraints)
+
+    @classmethod
+    def max_min(cls, payoff: Function, **constraints: Function | None) -> SmoothProblem:
+        """Return ``max over x of min over y of payoff``; ``x`` moves first.
+
+        Parameters
+        ----------
+        payoff
+            What the leader wins and the follower loses.
+        constraints
+            ``H``, ``G``, ``h``, ``g``.
+
+        Examples
+        --------
+        >>> import bilevel as bl, torch
+        >>> game = bl.SmoothProblem.max_min(lambda x, y: x * y + y**2 / 2)
+        >>> game.F(torch.tensor(1.0), torch.tensor(2.0)).item()
+        -4.0
+        """
+        return cls(_negative(payoff), payoff, zero_sum=True, **constraints)
+
+
+def _negative(function: Function) -> Function:
+    return lambda *arguments: -function(*arguments)
+
+
+class Tree:
+    """The shapes of a tensor, or of a dict, list or tuple of tensors, as one flat vector.
+
+    Parameters
+    ----------
+    like
+        An example.
+    name
+        How messages call it.
+    """
+
+    def __init__(self, like: Any, name: str) -> None:
+        leaves, self._spec = optree.tree_flatten(like)
+        for leaf in leaves:
+            if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+                raise ProblemError(
+                    f"{name} must consist of tensors of floating-point numbers, not {leaf!r}."
+                )
+        self._shapes = [leaf.shape for leaf in leaves]
+        self._sizes = [leaf.numel() for leaf in leaves]
+        self.size, self._name = sum(self._sizes), name
+        if len({(leaf.dtype, leaf.device) for leaf in leaves}) > 1:
+            raise ProblemError(f"The tensors of {name} differ in dtype or device.")
+        self._empty = leaves[0].new_zeros(0) if leaves else torch.zeros(0)
+
+    def flat(self, tree: Any) -> Tensor:
+        """Return all numbers of a tree as one vector."""
+        leaves, spec = optree.tree_flatten(tree)
+        if spec != self._spec or [leaf.shape for leaf in leaves] != self._shapes:
+            raise ProblemError(f"{self._name} has another structure or other shapes than before.")
+        return torch.cat([self._empty, *(leaf.reshape(-1) for leaf in leaves)])
+
+    def tree(self, vector: Tensor) -> Any:
+        """Return a vector, or the rows of a matrix, in the shapes of the example; views."""
+        lead = vector.shape[:-1]
+        parts = torch.split(vector, self._sizes, dim=-1)
+        leaves = [p.reshape(lead + s) for p, s in zip(parts, self._shapes, strict=True)]
+        return optree.tree_unflatten(self._spec, leaves)
+
+
+class Instances:
+    """A smooth problem at given inputs ``z``, as functions of the rows of two matrices.
+
+    Parameters
+    ----------
+    problem
+        The functions.
+    x, y
+        The shapes of one instance's decisions.
+    z
+        The inputs.
+    in_dims
+        For each input, 0 if its first axis is the batch, ``None`` if all instances share it.
+    """
+
+    def __init__(
+        self,
+        problem: SmoothProblem,
+        x: Tree,
+        y: Tree,
+        z: Sequence[Any] = (),
+        in_dims: Sequence[int | None] | None = None,
+    ) -> None:
+        self.problem, self.x, self.y, self.z = problem, x, y, tuple(z)
+        self.in_dims = (None,) * len(self.z) if in_dims is None else tuple(in_dims)
+        sizes = {
+            leaf.shape[0] if leaf.ndim else 0
+            for part, dim in zip(self.z, self.in_dims, strict=True)
+            if dim is not None
+            for leaf in optree.tree_leaves(part)
+        }
+        if len(sizes) > 1 or sizes == {0}:
+            raise ProblemError(f"The inputs z have different batch sizes: {sorted(sizes)}.")
+        self.is_batched, self.count = bool(sizes), next(iter(sizes), 1)
+
+    def at(self, z: Sequence[Any]) -> Instances:
+        """Return the same problem at other inputs of the same shapes."""
+        return Instances(self.problem, self.x, self.y, z, self.in_dims)
+
+    def one(self, i: int) -> Instances:
+        """Return instance ``i`` alone."""
+        if not self.is_batched:
+            return self
+        z = [
+            part if dim is None else optree.tree_map(lambda leaf: leaf[i], part)
+            for part, dim in zip(self.z, self.in_dims, strict=True)
+        ]
+        return Instances(self.problem, self.x, self.y, z)
+
+    def value(self, name: str, x: Tensor, y: Tensor) -> Tensor:
+        """Return an objective, shape ``(B,)``."""
+        found = self._call(getattr(self.problem, name), x, y)
+        if found.ndim > 2 or found[0].numel() != 1:
+            raise ProblemError(
+                f"{name} must return a scalar for one instance, not shape {tuple(found.shape[1:])}."
+            )
+        return found.reshape(-1)
+
+    def vector(self, name: str, x: Tensor, y: Tensor) -> Tensor:
+        """Return a constraint function, shape ``(B, k)``; ``(B, 0)`` where there is none."""
+        function = getattr(self.problem, name)
+        if function is None:
+            return x.new_zeros(self.count, 0)
+        return self._call(function, x, y).reshape(self.count, -1)
+
+    def _call(self, function: Function, x: Tensor, y: Tensor) -> Tensor:
+        if not self.is_batched:
+            found = function(self.x.tree(x[0]), self.y.tree(y[0]), *self.z)
+            return self._tensor(found).unsqueeze(0)
+
+        def one(x: Tensor, y: Tensor, *z: Any) -> Tensor:
+            return self._tensor(function(self.x.tree(x), self.y.tree(y), *z))
+
+        return torch.func.vmap(one, (0, 0, *self.in_dims))(x, y, *self.z)
+
+    @staticmethod
+    def _tensor(found: Any) -> Tensor:
+        if not isinstance(found, Tensor):
+            raise ProblemError(
+                f"A function of a SmoothProblem returned {type(found).__name__}, not a tensor; "
+                f"write it with torch operations, without .item() or NumPy."
+            )
+        return found
+
+    def captured(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        """Return the leaves with gradient on which the functions depend beside ``x, y, z``.
+
+        They are found in the graphs that one evaluation of each function records.
+        """
+        still = self.at([optree.tree_map(lambda leaf: leaf.detach(), part) for part in self.z])
+        x, y, found = x.detach(), y.detach(), {}
+        with torch.enable_grad():
+            for name in ("F", "f", "H", "G", "h", "g"):
+                function = getattr(self.problem, name)
+                if function is not None:
+                    for leaf in _leaves_behind(still._call(function, x, y)):
+                        found[id(leaf)] = leaf
+        return tuple(found.values())
+
+
+def _leaves_behind(tensor: Tensor) -> list[Tensor]:
+    seen, open_nodes, found = set(), [tensor.grad_fn], []
+    if tensor.grad_fn is None and tensor.requires_grad:
+        return [tensor]
+    while open_nodes:
+        node = open_nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        open_nodes += [before for before, _ in node.next_functions]
+    return found

@@ -1,0 +1,195 @@
+"""Descent along the hypergradient, with any of torch's optimizers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import optree
+import torch
+from torch import Tensor
+
+from bilevel.adjoints.implicit import Implicit
+from bilevel.adjoints.unrolled import Unrolled
+from bilevel.errors import ProblemError, UnsupportedProblem
+from bilevel.program import Progress
+from bilevel.solution import SmoothSolution
+from bilevel.solvers.smooth.follower import Newton
+from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task
+
+_ADAM = partial(torch.optim.Adam, lr=0.05)
+
+
+@dataclass(frozen=True)
+class HypergradientDescent(AbstractSmoothSolver):
+    """Steps of an optimizer on ``F(x, y(x))``; the follower is solved anew before each.
+
+    Parameters
+    ----------
+    optimizer
+        Takes the list of ``x``'s tensors and returns a ``torch.optim.Optimizer``.
+    follower
+        ``Newton()``, or a function ``(x, y, *z) -> y`` of one's own that starts from ``y``.
+    adjoint
+        How ``F(x, y(x))`` is differentiated: ``Implicit()`` or ``Unrolled(steps)``.
+    steps
+        Most steps.
+    atol
+        Norm of the hypergradient at which it stops.
+    project
+        Maps ``x`` back to the leader's feasible set after each step, or ``None``.
+
+    Notes
+    -----
+    The leader may have no ``G`` and ``H`` of its own; with ``project`` the norm of the
+    hypergradient need not vanish, and the status is ``FEASIBLE``. Each linear system starts from
+    the last one's solution, and each follower from its last answer.
+
+    References
+    ----------
+    Pedregosa, Hyperparameter optimization with approximate gradient, ICML 2016.
+
+    Examples
+    --------
+    >>> import bilevel as bl, torch
+    >>> problem = bl.SmoothProblem(lambda x, y: (y - 1) ** 2, lambda x, y: (y - 2 * x) ** 2)
+    >>> start = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    >>> solver = bl.HypergradientDescent(optimizer=lambda x: torch.optim.SGD(x, lr=0.1))
+    >>> solution = bl.solve(problem, solver, start=start)
+    >>> print(solution.status.name, round(solution.x.item(), 6))
+    STATIONARY 0.5
+    """
+
+    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer] = field(default=_ADAM, repr=False)
+    follower: Newton | Callable[..., Any] = field(default_factory=Newton)
+    adjoint: Implicit | Unrolled = field(default_factory=Implicit)
+    steps: int = 1000
+    atol: float = 1e-6
+    project: Callable[[Any], Any] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not self.atol >= 0:
+            raise ProblemError("HypergradientDescent needs steps >= 1 and atol >= 0.")
+        if not callable(self.follower):
+            raise ProblemError(f"follower must be a function, not {self.follower!r}.")
+
+    def run(self, task: Task) -> SmoothSolution:
+        """Solve one problem."""
+        if task.problem.G is not None or task.problem.H is not None:
+            raise UnsupportedProblem(
+                "HypergradientDescent takes no constraints of the leader; use bl.ReducedNewton(), "
+                "or project= for a set that can be projected on."
+            )
+        walk = _Walk(self, task)
+        while walk.goes_on():
+            walk.step()
+        return walk.end()
+
+
+class _Walk:
+    """One descent: where it is, and the best it has seen."""
+
+    def __init__(self, solver: HypergradientDescent, task: Task) -> None:
+        self._solver, self._task, self._began = solver, task, time.perf_counter()
+        x, self._y = (optree.tree_map(_leaf, part) for part in task.start)
+        self._leaves, self._spec = optree.tree_flatten(x)
+        self._y = optree.tree_map(lambda leaf: leaf.detach(), self._y)
+        self._optimizer = solver.optimizer(self._leaves)
+        self._st = task.stationarity()
+        self._count, self._note, self._norm, self._value = 0, "", float("inf"), float("nan")
+        self._good: tuple[list[Tensor], Any, float] | None = None
+        self._trace: list[tuple[float, float | None, float | None]] = []
+        self._is_stopped = False
+
+    @property
+    def _x(self) -> Any:
+        return optree.tree_unflatten(self._spec, self._leaves)
+
+    def goes_on(self) -> bool:
+        """Return whether another step is due."""
+        limit, seconds = self._task.time_limit, time.perf_counter() - self._began
+        if self._count >= self._solver.steps:
+            self._note = f"{self._count} steps were not enough."
+        elif limit is not None and seconds >= limit:
+            self._note = "The time limit was met."
+        elif self._norm > self._solver.atol and not self._is_stopped:
+            return True
+        return False
+
+    def step(self) -> None:
+        """Take the hypergradient, and a step of the optimizer unless the norm is small."""
+        try:
+            self._measure()
+            if self._is_stopped or self._norm <= self._solver.atol:
+                return
+            fresh = True
+
+            def closure() -> Tensor:
+                nonlocal fresh
+                if not fresh:
+                    self._measure()
+                fresh = False
+                return torch.tensor(self._value)
+
+            self._optimizer.step(closure)  # type: ignore[arg-type]
+            if self._solver.project is not None:
+                found = optree.tree_leaves(self._solver.project(self._x))
+                with torch.no_grad():
+                    for leaf, new in zip(self._leaves, found, strict=True):
+                        leaf.copy_(new)
+            self._count += 1
+        except KeyboardInterrupt:
+            self._note, self._is_stopped = "It was interrupted.", True
+
+    def _measure(self) -> None:
+        """Solve the follower, and set the hypergradient as gradient of ``x``."""
+        task, x = self._task, self._x
+        still = optree.tree_map(lambda leaf: leaf.detach(), x)
+        self._y = self._answer(still)
+        y = self._solver.adjoint.attach(task.problem, x, self._y, *task.z)
+        value = task.problem.F(x, y, *task.z)
+        grads = torch.autograd.grad(value, self._leaves, allow_unused=True, materialize_grads=True)
+        norm = float(torch.stack([g.norm() for g in grads]).norm())
+        self._value = float(value.detach())
+        if not (norm < float("inf") and abs(self._value) < float("inf")):
+            self._note, self._is_stopped = "Value or hypergradient is not finite.", True
+            return
+        self._norm = norm
+        for leaf, grad in zip(self._leaves, grads, strict=True):
+            leaf.grad = grad
+        kept = [leaf.detach().clone() for leaf in self._leaves]
+        self._good = (kept, self._y, norm)
+        seconds = time.perf_counter() - self._began
+        self._trace.append((seconds, self._value, None))
+        told = Progress(seconds, self._value, None, self._count)
+        if task.callback is not None and task.callback(told):
+            self._note, self._is_stopped = "The callback stopped it.", True
+
+    def _answer(self, x: Any) -> Any:
+        follower, (shape_x, shape_y) = self._solver.follower, self._task.trees
+        if not isinstance(follower, Newton):
+            found = follower(x, self._y, *self._task.z)
+            return optree.tree_map(lambda leaf: leaf.detach(), found)
+        flat_x, y = shape_x.flat(x).unsqueeze(0), shape_y.flat(self._y).unsqueeze(0)
+        w = torch.cat([y, y.new_zeros(1, self._st.follower_size - y.shape[-1])], -1)
+        return shape_y.tree(follower(self._st, flat_x, w).w[0, : shape_y.size])
+
+    def end(self) -> SmoothSolution:
+        """Return the last good point, judged."""
+        kept, y, norm = self._good or (self._leaves, self._y, float("inf"))
+        shape_x, shape_y = self._task.trees
+        x = shape_x.flat(optree.tree_unflatten(self._spec, kept)).detach().unsqueeze(0)
+        flat_y = shape_y.flat(y).unsqueeze(0)
+        st, w = self._st.recover(x, flat_y)
+        return self._task.judge(
+            x, flat_y, w, st, norm=norm, atol=self._solver.atol, method=repr(self._solver),
+            steps=self._count, seconds=time.perf_counter() - self._began, note=self._note,
+            trace=self._trace,
+        )  # fmt: skip
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().requires_grad_()

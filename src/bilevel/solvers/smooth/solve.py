@@ -1,0 +1,53 @@
+"""The entry point for smooth problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bilevel.errors import ProblemError, SolveFailed
+from bilevel.problem.smooth import SmoothProblem
+from bilevel.program import Progress
+from bilevel.solution import SmoothSolution
+from bilevel.solvers.smooth.descent import HypergradientDescent
+from bilevel.solvers.smooth.reduced import ReducedNewton
+from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task
+
+#: Up to this many unknowns of all optimality conditions, matrices are built.
+_DENSE = 400
+
+
+def solve_smooth(
+    problem: SmoothProblem,
+    solver: AbstractSmoothSolver | None,
+    z: Any,
+    start: Any,
+    time_limit: float | None,
+    callback: Callable[[Progress], bool | None] | None,
+    throw: bool,
+) -> SmoothSolution:
+    """Solve a smooth problem; ``bl.solve`` calls this.
+
+    Parameters
+    ----------
+    problem, solver, start, time_limit, callback, throw
+        As in ``bl.solve``; without a solver, ``ReducedNewton`` up to 400 unknowns of all optimality
+        conditions and for constrained problems, ``HypergradientDescent`` beyond.
+    z
+        The inputs: a tuple of tensors, or one tensor.
+    """
+    z = () if z is None else z if isinstance(z, tuple) else (z,)
+    task = Task(problem, start, z, time_limit, callback)
+    if solver is None:
+        sizes = task.stationarity().sizes
+        small = sizes[0] + 2 * sum(sizes[1:4]) + sum(sizes[4:]) <= _DENSE
+        solver = ReducedNewton() if small or any(sizes[2:]) else HypergradientDescent()
+    if not isinstance(solver, AbstractSmoothSolver):
+        raise ProblemError(
+            f"A SmoothProblem is solved by bl.ReducedNewton(), bl.HypergradientDescent() or "
+            f"another solver of smooth problems, not {solver!r}."
+        )
+    solution = solver.run(task)
+    if throw and not solution.status.has_point:
+        raise SolveFailed(solution)
+    return solution

@@ -1,0 +1,141 @@
+"""The contract of a solver of smooth problems, and how its answers are judged."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from bilevel.adjoints.stationarity import Hessian, Stationarity
+from bilevel.errors import ProblemError
+from bilevel.problem.smooth import Instances, SmoothProblem, Tree
+from bilevel.program import Progress
+from bilevel.solution import SmoothSolution, Stats
+from bilevel.status import Status
+
+#: A follower's answer with a larger norm of its optimality conditions is none.
+ANSWERED = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One smooth problem with a start, as solvers see it.
+
+    Parameters
+    ----------
+    problem
+        The functions.
+    start
+        Decisions ``(x, y)`` to begin with.
+    z
+        The inputs.
+    time_limit
+        Seconds, or ``None``.
+    callback
+        Called with ``Progress``; returning ``True`` stops.
+    t
+        Accuracy of a log barrier in place of the inequalities, or ``None``.
+    """
+
+    problem: SmoothProblem
+    start: tuple[Any, Any]
+    z: tuple[Any, ...] = ()
+    time_limit: float | None = None
+    callback: Callable[[Progress], bool | None] | None = None
+    t: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.start, Sequence) or len(self.start) != 2:
+            raise ProblemError(
+                "A SmoothProblem needs start=(x, y), tensors or trees of tensors to begin with; "
+                "they also say which shapes x and y have."
+            )
+
+    @property
+    def trees(self) -> tuple[Tree, Tree]:
+        """The shapes of ``x`` and ``y``."""
+        return Tree(self.start[0], "x"), Tree(self.start[1], "y")
+
+    def flat_start(self) -> tuple[Tensor, Tensor]:
+        """Return the start as matrices of one row."""
+        x, y = (t.flat(s).detach() for t, s in zip(self.trees, self.start, strict=True))
+        return x.unsqueeze(0), y.unsqueeze(0)
+
+    def stationarity(self) -> Stationarity:
+        """Return the problem's scalars."""
+        return Stationarity.of(
+            Instances(self.problem, *self.trees, self.z), *self.flat_start(), self.t
+        )
+
+    def judge(
+        self, x: Tensor, y: Tensor, w: Tensor, st: Stationarity, **told: Any
+    ) -> SmoothSolution:
+        """Return a solution whose status follows from the conditions that hold at the point.
+
+        Parameters
+        ----------
+        x, y
+            The point, one row each.
+        w, st
+            The follower's answer with multipliers, and the scalars with its active rows.
+        told
+            ``norm`` and ``atol`` of the hypergradient, ``is_minimum`` of either level together,
+            ``violation`` of the leader's constraints, ``method``, ``steps``, ``seconds``, ``note``,
+            ``trace``, ``stopped``.
+        """
+        with torch.no_grad():
+            K = Hessian(lambda w: st.follower(x, w), w).gradient.detach()
+            residual = float(vector_norm(K))
+            F, f = (float(st.instances.value(name, x, y)) for name in "Ff")
+        status, note = _claim(residual, F, told)
+        shape_x, shape_y = self.trees
+        stats = Stats(
+            told["method"], solve_seconds=told["seconds"], nodes=told["steps"], note=note,
+            trace=tuple(told.get("trace", ())),
+        )  # fmt: skip
+        return SmoothSolution(
+            status, shape_x.tree(x[0].detach()), shape_y.tree(y[0].detach()), F, f,
+            told["norm"], residual, stats,
+        )  # fmt: skip
+
+
+def _claim(residual: float, value: float, told: dict[str, Any]) -> tuple[Status, str]:
+    note = str(told.get("note", ""))
+    if not residual <= ANSWERED:
+        why = f"the follower's optimality conditions fail by {residual:.1e}"
+        return Status.FAILED, f"{note} {why}".strip()
+    if not told.get("violation", 0.0) <= ANSWERED:
+        why = f"the leader's constraints are violated by {told['violation']:.1e}"
+        return Status.NOT_FOUND, f"{note} {why}".strip()
+    if told.get("is_answer") is False:
+        why = "the follower's second derivative is not positive definite: this is no minimum of f"
+        return Status.FAILED, f"{note} {why}".strip()
+    if told["norm"] <= told["atol"]:
+        if told.get("is_minimum") is False:
+            note = f"{note} the leader's second derivative is not positive definite".strip()
+        return Status.STATIONARY, note
+    return Status.FEASIBLE, note
+
+
+class AbstractSmoothSolver(ABC):
+    """Finds a stationary point of a smooth bilevel problem."""
+
+    @abstractmethod
+    def run(self, task: Task) -> SmoothSolution:
+        """Solve one problem.
+
+        Parameters
+        ----------
+        task
+            Problem, start, inputs and limits.
+
+        Returns
+        -------
+        SmoothSolution
+            ``STATIONARY`` only where the follower's answer is one and the hypergradient vanishes.
+        """

@@ -1,0 +1,130 @@
+"""Points that satisfy all optimality conditions of a smooth problem, and what is known of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from bilevel.adjoints.linear import direct
+from bilevel.adjoints.stationarity import Hessian, Stationarity
+from bilevel.solvers.smooth.follower import Answered
+
+#: Eigenvalues below this share of the largest count as zero.
+SINGULAR = 1e-13
+
+
+@dataclass(frozen=True, eq=False)
+class Stationary:
+    """Stationary points of a batch of smooth problems.
+
+    Parameters
+    ----------
+    st
+        The scalars, with the rows that are active at the points.
+    u
+        ``(x, w, v, omega, mu)``.
+    residual
+        Norm of all optimality conditions, shape ``(B,)``.
+    follower_residual
+        Of the follower's alone.
+    follower_is_minimum, is_minimum
+        Where the follower's, and the leader's second-order conditions hold.
+    is_singular
+        Where the derivative of the conditions is singular to rounding.
+    margin
+        Smallest ``max(multiplier, slack)`` over all inequalities.
+    iterations
+        Of the batch.
+    """
+
+    st: Stationarity
+    u: Tensor
+    residual: Tensor
+    follower_residual: Tensor
+    follower_is_minimum: Tensor
+    is_minimum: Tensor
+    is_singular: Tensor
+    margin: Tensor
+    iterations: int
+
+
+def polish(
+    answered: Answered, x: Tensor, v: Tensor, omega: Tensor, mu: Tensor, steps: int
+) -> Stationary:
+    """Solve all optimality conditions at once, from decisions near a stationary point.
+
+    Parameters
+    ----------
+    answered
+        The follower's answers to ``x``.
+    x, v
+        The decisions, and the follower's co-state.
+    omega, mu
+        Multipliers of the leader's constraints.
+    steps
+        How many iterations have led here.
+    """
+    st, w = answered.st, answered.w
+    y = w[:, : st.sizes[1]]
+    G = st.instances.vector("G", x, y)
+    if st.t is None:
+        st = replace(st, active_G=mu > -G)
+        mu = torch.where(st.active_G, mu, 0.0)
+    elif st.sizes[5]:
+        mu = torch.maximum(mu, 1 / (st.t * (-G).clamp(min=st.t**-0.5)))
+    v = v[:, :0] if st.instances.problem.zero_sum else v
+    u = torch.cat([x, w, v, omega, mu], -1)
+    u, size = _newton(st, u)
+    x, w, _, _, mu = st.split(u)
+    y, residual = w[:, : st.sizes[1]], size
+    lam, g = w[:, st.sizes[1] + st.sizes[2] :], st.instances.vector("g", x, y)
+    G = st.instances.vector("G", x, y)
+    rows, duals = torch.cat([g, G], -1), torch.cat([lam, mu], -1)
+    margin = torch.full_like(size, torch.inf)
+    if rows.shape[-1]:
+        wrong = torch.maximum(rows, -duals).clamp(min=0).amax(-1)
+        residual, margin = torch.maximum(size, wrong), torch.maximum(duals, -rows).amin(-1)
+    K = Hessian(lambda w: st.follower(x, w), w)
+    follower = vector_norm(K.gradient.detach(), dim=-1)
+    minimum, singular = _second_order(st, u)
+    answer = answered.is_minimum
+    return Stationary(st, u, residual, follower, answer, minimum, singular, margin, steps)
+
+
+def _newton(st: Stationarity, u: Tensor) -> tuple[Tensor, Tensor]:
+    best, size = u, torch.full_like(u[:, 0], torch.inf)
+    duals = torch.zeros_like(u[0], dtype=torch.bool)
+    if st.t is not None:
+        first = st.sizes[0] + st.sizes[1] + st.sizes[2]
+        duals[first : first + st.sizes[3]] = True
+        duals[len(duals) - st.sizes[5] :] = st.sizes[5] > 0
+    for _ in range(30 if st.t is not None else 6):
+        H = Hessian(st.leader, u)
+        now = vector_norm(H.gradient.detach(), dim=-1)
+        better = now < size
+        best, size = torch.where(better[:, None], u, best), torch.where(better, now, size)
+        if bool((size <= 1e-14).all()):
+            break
+        d = direct(H.dense(), -H.gradient.detach()).x
+        if st.t is not None:
+            ratio = torch.where(duals & (d < 0), -u / d.clamp(max=-1e-300), torch.inf)
+            d = d * (0.99 * ratio.amin(-1, keepdim=True)).clamp(max=1.0)
+        u = u + d
+    return best, size
+
+
+def _second_order(st: Stationarity, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where the leader's second-order condition holds, and where the matrix is singular.
+
+    By Haynsworth's formula for the inertia of the whole matrix: every co-state, equation and
+    active row brings one negative eigenvalue, every inactive one its own, and there are no more.
+    """
+    _, m, p, k, equations, rows = st.sizes
+    size = torch.linalg.eigvalsh(Hessian(st.leader, u).dense().nan_to_num())
+    # Minus the follower's matrix has m negative eigenvalues.
+    expected = (m if st.instances.problem.zero_sum else m + p + k) + equations + rows
+    small = size.abs().amin(-1) <= SINGULAR * size.abs().amax(-1)
+    return (size < 0).sum(-1) == expected, small
