@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bilevel.solution import Solution
+    from bilevel.solution import SmoothSolution, Solution
     from bilevel.status import Status
 
 
@@ -113,7 +113,7 @@ class SolveFailed(BilevelError, RuntimeError):
     INFEASIBLE
     """
 
-    def __init__(self, solution: Solution) -> None:
+    def __init__(self, solution: Solution | SmoothSolution) -> None:
         self.solution = solution
         detail = f" {solution.stats.note}" if solution.stats.note else ""
         super().__init__(f"{solution.status.name}: {solution.status.value}{detail}")

@@ -16,7 +16,8 @@ from bilevel.adjoints.linear import Product, Solved, cg, direct, minres
 from bilevel.adjoints.nested import nested
 from bilevel.adjoints.stationarity import Hessian, Scalar, Stationarity
 from bilevel.errors import BilevelWarning, ProblemError
-from bilevel.problem.smooth import Instances, SmoothProblem, Tree
+from bilevel.problem.smooth import Instances, SmoothProblem
+from bilevel.problem.trees import Tree
 
 #: Above this residual of the optimality conditions the formula is not a derivative of the answer.
 NOT_A_SOLUTION = 1e-5

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import optree
 import torch
 from torch import Tensor
 from torch.linalg import vecdot, vector_norm
 
 from bilevel.adjoints.stationarity import Hessian, Stationarity, gradients
 from bilevel.errors import ProblemError, UnsupportedDerivative
-from bilevel.problem.smooth import Instances, SmoothProblem, Tree
+from bilevel.problem.smooth import Instances, SmoothProblem
+from bilevel.problem.trees import Tree, still
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Unrolled:
         """
         shape_x, shape_y = Tree(x, "x"), Tree(y, "y")
         flat_x, flat_y = (t.flat(s).detach() for t, s in ((shape_x, x), (shape_y, y)))
-        instances = Instances(problem, shape_x, shape_y, _still(z))
+        instances = Instances(problem, shape_x, shape_y, still(z))
         size = self._size(instances, flat_x[None], flat_y[None])
         H = Hessian(lambda y: instances.value("f", flat_x[None], y), flat_y[None])
         rate, _ = _largest(lambda v: v - size * H(v), flat_y[None])
@@ -113,14 +113,10 @@ class Unrolled:
             )
         if self.step_size is not None:
             return self.step_size
-        still = instances.at(_still(instances.z))
+        fixed = instances.at(still(instances.z))
         x = x.detach()
-        largest, _ = _largest(Hessian(lambda y: still.value("f", x, y), y.detach()), y.detach())
+        largest, _ = _largest(Hessian(lambda y: fixed.value("f", x, y), y.detach()), y.detach())
         return 1 / largest if largest > 0 else 1.0
-
-
-def _still(z: Any) -> tuple[Any, ...]:
-    return tuple(optree.tree_map(lambda leaf: leaf.detach(), z))
 
 
 def _largest(product: Any, like: Tensor) -> tuple[float, Tensor]:

@@ -6,25 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import optree
 import torch
 from torch import Tensor, nn
 
-from bilevel.adjoints.adjoint import GradientKind
 from bilevel.adjoints.implicit import Implicit, Root
 from bilevel.adjoints.stationarity import Stationarity
 from bilevel.errors import BatchFailed, ProblemError
 from bilevel.layers.answer import Answer, Report
 from bilevel.layers.options import ON_FAILURE
-from bilevel.problem.smooth import Instances, SmoothProblem, Tree
+from bilevel.layers.smooth_report import judge, kinds
+from bilevel.problem.smooth import Instances, SmoothProblem
+from bilevel.problem.trees import leaves, still
 from bilevel.solvers.smooth.reduced import ReducedNewton
 from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task
 from bilevel.solvers.smooth.stationary import Stationary
 from bilevel.status import Status
 
-#: The largest norm of the optimality conditions with which an answer is passed on.
-_ACCEPTED = 1e-6
-_WEAK = 1e-7
 _INEQUALITIES = ("kkt", "barrier")
 
 UserSolver = Callable[..., tuple[Any, Any]]
@@ -35,7 +32,7 @@ class SmoothBilevelLayer(nn.Module):
 
     .. code-block:: text
 
-        x*(z) in argmin F(x, y, *z)  s.t.  H = 0, G <= 0,  y in argmin { f(x, y, *z) : h = 0, g <= 0 }
+        x*(z) in argmin F(x, y, *z)  s.t.  H = 0, G <= 0,  y in argmin {f(x, y, *z) : h = 0, g <= 0}
 
     Parameters
     ----------
@@ -112,7 +109,7 @@ class SmoothBilevelLayer(nn.Module):
         adjoint: Implicit | None = None,
         inequalities: str = "kkt",
         t: float = 1e6,
-        in_dims: int | None | Sequence[int | None] = 0,
+        in_dims: int | Sequence[int | None] | None = 0,
         on_failure: str = "raise",
     ) -> None:
         super().__init__()
@@ -187,7 +184,7 @@ class SmoothBilevelLayer(nn.Module):
         instances = self._instances(z)
         x, y = self._start(instances.count, warm_start)
         found = self._find(instances, x, y)
-        status, notes = _judge(found)
+        status, notes = judge(found)
         usable = torch.tensor([one is Status.STATIONARY for one in status], device=found.u.device)
         if self._on_failure == "raise" and not bool(usable.all()):
             raise BatchFailed("SmoothBilevelLayer", status, notes)
@@ -208,7 +205,7 @@ class SmoothBilevelLayer(nn.Module):
             return whole
 
         margin = torch.where(usable, found.margin, nan)
-        return Answer(tuple(values), status, Report(_kinds(found), residual, margin, notes, probe))
+        return Answer(tuple(values), status, Report(kinds(found), residual, margin, notes, probe))
 
     def _instances(self, z: tuple[Any, ...]) -> Instances:
         dims = self._in_dims
@@ -217,11 +214,10 @@ class SmoothBilevelLayer(nn.Module):
             raise ProblemError(
                 f"in_dims must be 0 or None for each of the {len(z)} inputs, not {dims!r}."
             )
-        for leaf in optree.tree_leaves(z):
+        for leaf in leaves(z):
             if not isinstance(leaf, Tensor):
                 raise ProblemError(f"An input must consist of tensors, not {leaf!r}.")
-        still = optree.tree_map(lambda leaf: leaf.detach(), z)
-        return Instances(self._problem, *self._trees, still, in_dims)
+        return Instances(self._problem, *self._trees, still(z), in_dims)
 
     def _start(self, count: int, warm: bool) -> tuple[Tensor, Tensor]:
         if warm and self._last is not None and len(self._last[0]) == count:
@@ -262,15 +258,9 @@ class SmoothBilevelLayer(nn.Module):
             return torch.full_like(found.u, self._fill), None
         st, u = found.st, found.u
         if not bool(usable.all()):
-            z = tuple(
-                part if dim is None else optree.tree_map(lambda leaf: leaf[usable], part)
-                for part, dim in zip(z, instances.in_dims, strict=True)
-            )
-            still = optree.tree_map(lambda leaf: leaf.detach(), z)
-            st = replace(
-                st, instances=instances.at(still), active_g=st.active_g[usable],
-                active_G=st.active_G[usable],
-            )  # fmt: skip
+            z = instances.taken(z, usable)
+            active = {name: getattr(st, name)[usable] for name in ("active_g", "active_G")}
+            st = replace(st, instances=instances.at(still(z)), **active)
             u = u[usable]
         root = self._adjoint.leader(st, u, z)
         (value,) = root.answer
@@ -292,39 +282,3 @@ def _problem(F: Any, f: Any, **constraints: Any) -> SmoothProblem:
     if f is not None or any(one is not None for one in constraints.values()):
         raise ProblemError("A SmoothProblem has its follower and constraints itself.")
     return F
-
-
-def _judge(found: Stationary) -> tuple[tuple[Status, ...], dict[int, str]]:
-    status, notes = [], {}
-    rows = zip(
-        found.residual.tolist(), found.follower_is_minimum.tolist(), found.is_minimum.tolist(),
-        strict=True,
-    )  # fmt: skip
-    for i, (residual, is_answer, is_minimum) in enumerate(rows):
-        status.append(Status.STATIONARY)
-        if not residual <= _ACCEPTED:
-            status[i] = Status.FAILED
-            notes[i] = f"its optimality conditions fail by {residual:.1e}"
-        elif not is_answer:
-            status[i] = Status.FAILED
-            notes[i] = "the follower's second derivative is not positive definite: no minimum of f"
-        elif not is_minimum:
-            notes[i] = "the leader's second derivative is not positive definite here"
-    return tuple(status), notes
-
-
-def _kinds(found: Stationary) -> tuple[GradientKind, ...]:
-    kinds = []
-    is_smoothed = found.st.t is not None and bool(found.st.sizes[3] + found.st.sizes[5])
-    rows = zip(*(part.tolist() for part in (found.residual, found.follower_is_minimum,
-               found.is_singular, found.margin)), strict=True)  # fmt: skip
-    for residual, is_answer, is_singular, margin in rows:
-        if not residual <= _ACCEPTED or not is_answer:
-            kinds.append(GradientKind.NONE)
-        elif is_singular:
-            kinds.append(GradientKind.SURROGATE)
-        elif is_smoothed:
-            kinds.append(GradientKind.SMOOTHED)
-        else:
-            kinds.append(GradientKind.ONE_SIDED if margin <= _WEAK else GradientKind.CLASSICAL)
-    return tuple(kinds)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import optree
 import torch
 from torch import Tensor
 
 from bilevel.errors import ProblemError
+from bilevel.problem.trees import Tree, leaves, mapped, still
 
 Function = Callable[..., Tensor]
 
@@ -135,46 +135,6 @@ def _negative(function: Function) -> Function:
     return lambda *arguments: -function(*arguments)
 
 
-class Tree:
-    """The shapes of a tensor, or of a dict, list or tuple of tensors, as one flat vector.
-
-    Parameters
-    ----------
-    like
-        An example.
-    name
-        How messages call it.
-    """
-
-    def __init__(self, like: Any, name: str) -> None:
-        leaves, self._spec = optree.tree_flatten(like)
-        for leaf in leaves:
-            if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
-                raise ProblemError(
-                    f"{name} must consist of tensors of floating-point numbers, not {leaf!r}."
-                )
-        self._shapes = [leaf.shape for leaf in leaves]
-        self._sizes = [leaf.numel() for leaf in leaves]
-        self.size, self._name = sum(self._sizes), name
-        if len({(leaf.dtype, leaf.device) for leaf in leaves}) > 1:
-            raise ProblemError(f"The tensors of {name} differ in dtype or device.")
-        self._empty = leaves[0].new_zeros(0) if leaves else torch.zeros(0)
-
-    def flat(self, tree: Any) -> Tensor:
-        """Return all numbers of a tree as one vector."""
-        leaves, spec = optree.tree_flatten(tree)
-        if spec != self._spec or [leaf.shape for leaf in leaves] != self._shapes:
-            raise ProblemError(f"{self._name} has another structure or other shapes than before.")
-        return torch.cat([self._empty, *(leaf.reshape(-1) for leaf in leaves)])
-
-    def tree(self, vector: Tensor) -> Any:
-        """Return a vector, or the rows of a matrix, in the shapes of the example; views."""
-        lead = vector.shape[:-1]
-        parts = torch.split(vector, self._sizes, dim=-1)
-        leaves = [p.reshape(lead + s) for p, s in zip(parts, self._shapes, strict=True)]
-        return optree.tree_unflatten(self._spec, leaves)
-
-
 class Instances:
     """A smooth problem at given inputs ``z``, as functions of the rows of two matrices.
 
@@ -204,7 +164,7 @@ class Instances:
             leaf.shape[0] if leaf.ndim else 0
             for part, dim in zip(self.z, self.in_dims, strict=True)
             if dim is not None
-            for leaf in optree.tree_leaves(part)
+            for leaf in leaves(part)
         }
         if len(sizes) > 1 or sizes == {0}:
             raise ProblemError(f"The inputs z have different batch sizes: {sorted(sizes)}.")
@@ -218,11 +178,14 @@ class Instances:
         """Return instance ``i`` alone."""
         if not self.is_batched:
             return self
-        z = [
-            part if dim is None else optree.tree_map(lambda leaf: leaf[i], part)
-            for part, dim in zip(self.z, self.in_dims, strict=True)
-        ]
-        return Instances(self.problem, self.x, self.y, z)
+        return Instances(self.problem, self.x, self.y, self.taken(self.z, i))
+
+    def taken(self, z: Sequence[Any], index: Any) -> tuple[Any, ...]:
+        """Return inputs, with only some instances of those that have a batch axis."""
+        return tuple(
+            part if dim is None else mapped(lambda leaf: leaf[index], part)
+            for part, dim in zip(z, self.in_dims, strict=True)
+        )
 
     def value(self, name: str, x: Tensor, y: Tensor) -> Tensor:
         """Return an objective, shape ``(B,)``."""
@@ -264,13 +227,12 @@ class Instances:
 
         They are found in the graphs that one evaluation of each function records.
         """
-        still = self.at([optree.tree_map(lambda leaf: leaf.detach(), part) for part in self.z])
-        x, y, found = x.detach(), y.detach(), {}
+        at, x, y, found = self.at(still(self.z)), x.detach(), y.detach(), {}
         with torch.enable_grad():
             for name in ("F", "f", "H", "G", "h", "g"):
                 function = getattr(self.problem, name)
                 if function is not None:
-                    for leaf in _leaves_behind(still._call(function, x, y)):
+                    for leaf in _leaves_behind(at._call(function, x, y)):
                         found[id(leaf)] = leaf
         return tuple(found.values())
 
@@ -285,6 +247,6 @@ def _leaves_behind(tensor: Tensor) -> list[Tensor]:
             continue
         seen.add(node)
         if hasattr(node, "variable"):
-            found.append(node.variable)
+            found.append(node.variable)  # pyright: ignore[reportAttributeAccessIssue]
         open_nodes += [before for before, _ in node.next_functions]
     return found

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -15,23 +15,12 @@ from bilevel.problem.problem import Problem
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Progress
 from bilevel.response.point import complete_point, values_of
-from bilevel.solution import SmoothSolution, Solution, Stats, Tolerances
+from bilevel.solution import Solution, Stats, Tolerances
 from bilevel.solvers.auto import Auto
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
 from bilevel.solvers.values import entries_of, names_of, read, store
 from bilevel.status import Status
 from bilevel.verify import certify
-
-if TYPE_CHECKING:
-    from bilevel.problem.smooth import SmoothProblem
-
-
-@overload
-def solve(problem: Problem, solver: AbstractSolver | None = None, **options: Any) -> Solution: ...
-
-
-@overload
-def solve(problem: SmoothProblem, solver: Any = None, **options: Any) -> SmoothSolution: ...
 
 
 def solve(
@@ -48,7 +37,7 @@ def solve(
     options: Mapping[str, Any] | None = None,
     verbose: bool = False,
     throw: bool = True,
-) -> Solution | SmoothSolution:
+) -> Any:
     r"""Solve a bilevel problem and return its solution with a certificate.
 
         minimize    F(x, y)

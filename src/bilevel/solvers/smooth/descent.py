@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import optree
 import torch
 from torch import Tensor
 
 from bilevel.adjoints.implicit import Implicit
 from bilevel.adjoints.unrolled import Unrolled
 from bilevel.errors import ProblemError, UnsupportedProblem
+from bilevel.problem.trees import flatten, leaves, mapped, still, unflatten
 from bilevel.program import Progress
 from bilevel.solution import SmoothSolution
 from bilevel.solvers.smooth.follower import Newton
@@ -94,9 +94,9 @@ class _Walk:
 
     def __init__(self, solver: HypergradientDescent, task: Task) -> None:
         self._solver, self._task, self._began = solver, task, time.perf_counter()
-        x, self._y = (optree.tree_map(_leaf, part) for part in task.start)
-        self._leaves, self._spec = optree.tree_flatten(x)
-        self._y = optree.tree_map(lambda leaf: leaf.detach(), self._y)
+        x, self._y = (mapped(_leaf, part) for part in task.start)
+        self._leaves, self._spec = flatten(x)
+        self._y = still(self._y)
         self._optimizer = solver.optimizer(self._leaves)
         self._st = task.stationarity()
         self._count, self._note, self._norm, self._value = 0, "", float("inf"), float("nan")
@@ -106,7 +106,7 @@ class _Walk:
 
     @property
     def _x(self) -> Any:
-        return optree.tree_unflatten(self._spec, self._leaves)
+        return unflatten(self._spec, self._leaves)
 
     def goes_on(self) -> bool:
         """Return whether another step is due."""
@@ -136,7 +136,7 @@ class _Walk:
 
             self._optimizer.step(closure)  # type: ignore[arg-type]
             if self._solver.project is not None:
-                found = optree.tree_leaves(self._solver.project(self._x))
+                found = leaves(self._solver.project(self._x))
                 with torch.no_grad():
                     for leaf, new in zip(self._leaves, found, strict=True):
                         leaf.copy_(new)
@@ -147,8 +147,7 @@ class _Walk:
     def _measure(self) -> None:
         """Solve the follower, and set the hypergradient as gradient of ``x``."""
         task, x = self._task, self._x
-        still = optree.tree_map(lambda leaf: leaf.detach(), x)
-        self._y = self._answer(still)
+        self._y = self._answer(still(x))
         y = self._solver.adjoint.attach(task.problem, x, self._y, *task.z)
         value = task.problem.F(x, y, *task.z)
         grads = torch.autograd.grad(value, self._leaves, allow_unused=True, materialize_grads=True)
@@ -171,8 +170,7 @@ class _Walk:
     def _answer(self, x: Any) -> Any:
         follower, (shape_x, shape_y) = self._solver.follower, self._task.trees
         if not isinstance(follower, Newton):
-            found = follower(x, self._y, *self._task.z)
-            return optree.tree_map(lambda leaf: leaf.detach(), found)
+            return still(follower(x, self._y, *self._task.z))
         flat_x, y = shape_x.flat(x).unsqueeze(0), shape_y.flat(self._y).unsqueeze(0)
         w = torch.cat([y, y.new_zeros(1, self._st.follower_size - y.shape[-1])], -1)
         return shape_y.tree(follower(self._st, flat_x, w).w[0, : shape_y.size])
@@ -181,7 +179,7 @@ class _Walk:
         """Return the last good point, judged."""
         kept, y, norm = self._good or (self._leaves, self._y, float("inf"))
         shape_x, shape_y = self._task.trees
-        x = shape_x.flat(optree.tree_unflatten(self._spec, kept)).detach().unsqueeze(0)
+        x = shape_x.flat(unflatten(self._spec, kept)).detach().unsqueeze(0)
         flat_y = shape_y.flat(y).unsqueeze(0)
         st, w = self._st.recover(x, flat_y)
         return self._task.judge(

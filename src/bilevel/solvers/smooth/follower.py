@@ -87,7 +87,8 @@ class Newton:
             torch.ones_like(f, dtype=torch.bool),
             torch.zeros_like(f, dtype=torch.bool),
         )
-        for k in range(self.limit):
+        while k < self.limit:
+            k += 1
             H = Hessian(value, y)
             g = H.gradient.detach()
             size = vector_norm(g, dim=-1)
@@ -115,7 +116,8 @@ class Newton:
         tau = torch.full_like(w[:, 0], 1.0 if k else final)
         lam = torch.where(w[:, m + p :] > 0, w[:, m + p :], 0).clamp(min=1e-2)
         w, steps = torch.cat([w[:, : m + p], lam], -1), 0
-        for steps in range(self.limit):
+        while steps < self.limit:
+            steps += 1
             H = Hessian(lambda w: whole.follower(x, w), w)
             rest = _rest(H, w, s, tau, m + p)
             near = vector_norm(rest, dim=-1)
@@ -172,10 +174,9 @@ def _shifted(A: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     A = _finite(A)
     scale = A.diagonal(dim1=-2, dim2=-1).abs().amax(-1).clamp(min=1e-8)
     shift, unit = torch.zeros_like(scale), torch.eye(A.shape[-1]).to(A)
-    positive = None
+    positive = torch.linalg.cholesky_ex(A).info == 0
     for _ in range(20):
         L, info = torch.linalg.cholesky_ex(A + shift[:, None, None] * unit)
-        positive = info == 0 if positive is None else positive
         if not bool(info.any()):
             break
         shift = torch.where(info > 0, (10 * shift).clamp(min=1e-4 * scale), shift)

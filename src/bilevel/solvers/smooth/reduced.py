@@ -127,7 +127,8 @@ class ReducedNewton(AbstractSmoothSolver):
     ) -> tuple[_Point, int]:
         here, k = self._look(st, penalty, x, w), 0
         small = torch.zeros_like(here.value, dtype=torch.bool)
-        for k in range(self.limit):
+        while k < self.limit:
+            k += 1
             size = vector_norm(here.gradient, dim=-1)
             going = (size > 0) & size.isfinite() & ~small
             small |= size <= atol

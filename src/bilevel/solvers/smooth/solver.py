@@ -13,7 +13,8 @@ from torch.linalg import vector_norm
 
 from bilevel.adjoints.stationarity import Hessian, Stationarity
 from bilevel.errors import ProblemError
-from bilevel.problem.smooth import Instances, SmoothProblem, Tree
+from bilevel.problem.smooth import Instances, SmoothProblem
+from bilevel.problem.trees import Tree
 from bilevel.program import Progress
 from bilevel.solution import SmoothSolution, Stats
 from bilevel.status import Status

@@ -1,0 +1,50 @@
+"""What is said of the answers of a smooth layer."""
+
+from __future__ import annotations
+
+from bilevel.adjoints.adjoint import GradientKind
+from bilevel.solvers.smooth.stationary import Stationary
+from bilevel.status import Status
+
+#: The largest norm of the optimality conditions with which an answer is passed on.
+ACCEPTED = 1e-6
+#: An inequality whose slack and multiplier are both smaller is active without force.
+_WEAK = 1e-7
+
+
+def judge(found: Stationary) -> tuple[tuple[Status, ...], dict[int, str]]:
+    """Return the status of each instance, and a note where there is more to say."""
+    status, notes = [], {}
+    rows = zip(
+        found.residual.tolist(), found.follower_is_minimum.tolist(), found.is_minimum.tolist(),
+        strict=True,
+    )  # fmt: skip
+    for i, (residual, is_answer, is_minimum) in enumerate(rows):
+        status.append(Status.STATIONARY)
+        if not residual <= ACCEPTED:
+            status[i] = Status.FAILED
+            notes[i] = f"its optimality conditions fail by {residual:.1e}"
+        elif not is_answer:
+            status[i] = Status.FAILED
+            notes[i] = "the follower's second derivative is not positive definite: no minimum of f"
+        elif not is_minimum:
+            notes[i] = "the leader's second derivative is not positive definite here"
+    return tuple(status), notes
+
+
+def kinds(found: Stationary) -> tuple[GradientKind, ...]:
+    """Return what the gradient of each instance is."""
+    named = []
+    is_smoothed = found.st.t is not None and bool(found.st.sizes[3] + found.st.sizes[5])
+    rows = zip(*(part.tolist() for part in (found.residual, found.follower_is_minimum,
+               found.is_singular, found.margin)), strict=True)  # fmt: skip
+    for residual, is_answer, is_singular, margin in rows:
+        if not residual <= ACCEPTED or not is_answer:
+            named.append(GradientKind.NONE)
+        elif is_singular:
+            named.append(GradientKind.SURROGATE)
+        elif is_smoothed:
+            named.append(GradientKind.SMOOTHED)
+        else:
+            named.append(GradientKind.ONE_SIDED if margin <= _WEAK else GradientKind.CLASSICAL)
+    return tuple(named)
