@@ -45,7 +45,7 @@ def test_killed_at_random_moments(tmp_path, seeds):
 
 @forks
 @pytest.mark.parametrize("kind", ["brief", pytest.param("touch", marks=pytest.mark.slow)])
-def test_killed_at_every_touch_of_the_disk(tmp_path, kind):
+def test_killed_at_touches_of_the_disk(tmp_path, kind):
     (touches,) = killed(tmp_path, kind, 0)
     assert touches > 20
 

@@ -88,6 +88,11 @@ class Batches:
         return len(self._loader) if self.samples is not None else None
 
     @property
+    def batch_size(self) -> int | None:
+        """Samples a batch; ``None`` where the user's sampler decides."""
+        return self._batch_size if self._loader is None else self._loader.batch_size
+
+    @property
     def generators(self) -> list[torch.Generator]:
         """Generators of the user's own, which an epoch advances."""
         loader = self._loader

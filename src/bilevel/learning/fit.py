@@ -14,7 +14,7 @@ from bilevel.errors import ProblemError
 from bilevel.learning.checkpoint import Checkpoint
 from bilevel.learning.history import History
 from bilevel.learning.plan import Plan
-from bilevel.learning.processes import first_interrupt, joined, kept_generators
+from bilevel.learning.processes import first_interrupt, join, kept_generators
 from bilevel.learning.trainer import Trainer
 
 
@@ -128,7 +128,8 @@ def fit(
     ``warm_start``, or for a sampler with a memory of its own.
 
     Under ``torchrun`` every process calls ``fit``; each takes its share of the data, gradients are
-    averaged (``DistributedDataParallel``), and the first process writes. ``n`` processes do what
+    averaged (``DistributedDataParallel``), and the first process writes. The process group is made
+    by the first call and lasts. ``n`` processes do what
     one with ``n`` times the batch size does, but for rounding, where ``n`` times the batch size
     divides the number of samples; else a few samples count twice in an epoch.
 
@@ -172,8 +173,8 @@ def fit(
         progress=progress,
     )
     modes = {module: module.training for module in model.modules()}
-    chosen = _device(model, device)
-    with joined(chosen) as group, kept_generators(group.device), first_interrupt() as interrupt:
+    group = join(_device(model, device))
+    with kept_generators(group.device), first_interrupt() as interrupt:
         try:
             return Trainer(plan, group, interrupt).run()
         finally:

@@ -57,23 +57,19 @@ class Group:
         self.total([0.0])
 
 
-@contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[Group]:
-    """Join the process group that the environment names, or the one that exists; else be alone."""
+def join(device: torch.device) -> Group:
+    """Join the process group that the environment names, or the one that exists; else be alone.
+
+    A group lasts as long as its processes: under torchrun no second one could be made.
+    """
     named = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if not dist.is_available() or not (named or dist.is_initialized()):
-        yield Group(0, 1, device)
-        return
+        return Group(0, 1, device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    is_mine = not dist.is_initialized()
-    if is_mine:
+    if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Group(dist.get_rank(), dist.get_world_size(), device)
-    finally:
-        if is_mine:
-            dist.destroy_process_group()
+    return Group(dist.get_rank(), dist.get_world_size(), device)
 
 
 def reseed(seed: int, *stream: int) -> None:

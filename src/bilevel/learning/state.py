@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel.errors import ProblemError
+from bilevel.errors import CheckpointError, ProblemError
 from bilevel.learning.batches import Batches
 from bilevel.learning.checkpoint import Store, Weights
 from bilevel.learning.history import Epoch, FitStatus, best_epoch
@@ -46,6 +46,7 @@ class State:
         settings = plan.settings(self.optimizer) | {
             "training samples": data.samples,
             "validation samples": None if plan.validation is None else held_out.samples,
+            "batch_size": data.batch_size,
             "steps per epoch": data.steps,
             "generators of data loaders": len(self._generators),
             "processes": group.size,
@@ -138,8 +139,14 @@ class State:
 
     def _begin(self) -> None:
         """Take up what was saved, or save the beginning."""
+        self._group.wait()  # the first process may still be writing, for a run that ended early
         saved = self._store.read() if self._store and self._plan.resume else None
-        self._group.wait()  # nobody writes while another still reads
+        place = -1 if saved is None else saved[3]["steps"]
+        if self._group.any(self._group.mean(place) != place):  # nobody writes before all have read
+            raise CheckpointError(
+                f"The processes read different states from {self._plan.checkpoint}; its folder must "
+                f"be one that all of them share."
+            )
         if saved is None:
             if self._store and not self._group.rank:
                 self._store.clear()
