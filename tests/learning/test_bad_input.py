@@ -1,5 +1,6 @@
 """Malformed arguments, and checkpoints that are damaged or of another run."""
 
+import dataclasses
 import json
 import shutil
 from functools import partial
@@ -12,8 +13,25 @@ from tests.learning.tasks import X, Y, plain, squares
 
 from bilevel import BilevelError, CheckpointError, ProblemError
 from bilevel.learning import Checkpoint, fit
+from bilevel.learning.batches import Batches
+from bilevel.learning.plan import Plan
+from bilevel.learning.processes import Group
+from bilevel.learning.state import State
 
 DATA = (X, Y)
+PLANNED = {
+    "model": plain(),
+    "loss": squares,
+    "data": DATA,
+    "optimizer": tasks.adam,
+    "scheduler_interval": "epoch",
+    "epochs": 1,
+    "batch_size": 10,
+    "metrics": {},
+    "monitor": "loss",
+    "seed": 0,
+    "resume": True,
+}
 ELSEWHERE = torch.nn.Parameter(torch.zeros(2))
 
 
@@ -50,6 +68,7 @@ class Stream(torch.utils.data.IterableDataset):
         ({"data": np.zeros(3)}, ["ndarray"]),
         ({"data": (X, Y[:3])}, ["[40, 3]", "agree"]),
         ({"data": (X[:0], Y[:0])}, ["training data are empty"]),
+        ({"data": torch.utils.data.Dataset()}, ["training data", "__len__"]),
         ({"data": Stream()}, ["IterableDataset", "DataLoader"]),
         ({"validation": X.numpy()}, ["validation data", "ndarray"]),
         ({"loss": lambda m, x, y: (m(x) - y).square()}, ["[40, 1]", "one number"]),
@@ -188,7 +207,7 @@ def test_another_format(run):
         ({"seed": 3}, ["seed: 0 there, 3 here"]),
         ({"optimizer": torch.optim.SGD}, ["optimizer: Adam there, SGD here"]),
         ({"optimizer": tasks.adam}, ["lr: 0.001 there, 0.02 here"]),
-        ({"scheduler": tasks.decaying}, ["scheduler: None there"]),
+        ({"scheduler": tasks.decaying}, ["scheduler: None there, CosineAnnealingLR here"]),
         ({"patience": 3}, ["best weights are kept: False there, True here"]),
         ({"metrics": {"error": squares}}, ["metrics: [] there, ['error'] here"]),
     ],
@@ -196,6 +215,27 @@ def test_another_format(run):
 )
 def test_another_run(run, options, words):
     refused(run, "another training run", "manifest.json", "resume=False", *words, **options)
+
+
+def test_a_scheduler_with_other_settings(tmp_path):
+    def halving(size):
+        return partial(torch.optim.lr_scheduler.StepLR, step_size=size)
+
+    resume(tmp_path, scheduler=halving(2), epochs=1)
+    resume(tmp_path, scheduler=halving(2), epochs=2)
+    refused(tmp_path, "scheduler, step_size: 2 there, 3 here", scheduler=halving(3))
+
+
+def test_processes_that_see_different_folders(tmp_path):
+    class Differs(Group):
+        def mean(self, value):
+            return value + 1
+
+    data = Batches(DATA, 10, Differs(0, 1, torch.device("cpu")), 0, True, "data")
+    names = {field.name: None for field in dataclasses.fields(Plan)}
+    plan = Plan(**names | PLANNED | {"checkpoint": Checkpoint(tmp_path)})
+    with pytest.raises(CheckpointError, match="the same folder"):
+        State(plan, Differs(0, 1, torch.device("cpu")), data, data)
 
 
 def test_shapes_that_differ(run):

@@ -185,6 +185,8 @@ def _dataset(data: Any, name: str) -> Any:
     if isinstance(data, IterableDataset):
         raise ProblemError(f"The {name} are an IterableDataset; give a DataLoader over it.")
     if isinstance(data, Dataset):
+        if not hasattr(data, "__len__"):
+            raise ProblemError(f"The {name} have no length; give the Dataset a __len__.")
         return data
     parts: Sequence[Any] = ()
     if isinstance(data, Tensor):

@@ -140,8 +140,6 @@ class Plan:
             "best weights are kept": self.patience is not None,
             "max_grad_norm": self.max_grad_norm,
             "optimizer": type(optimizer).__name__,
-            "scheduler": _scheduler_name(self.scheduler),
-            "scheduler_interval": self.scheduler_interval,
         }
         for i, group in enumerate(optimizer.param_groups):
             for name, value in group.items():
@@ -156,12 +154,17 @@ class Plan:
             found[f"model, {name}"] = f"{_described(parameter)}, trained: {parameter.requires_grad}"
         return found
 
-
-def _scheduler_name(scheduler: Any) -> str | None:
-    if scheduler is None:
-        return None
-    # A lambda has no name worth comparing.
-    return type(scheduler).__name__ if isinstance(scheduler, LRScheduler) else "made by a function"
+    def scheduler_settings(self, scheduler: Any) -> dict[str, Any]:
+        """Return the same of the scheduler; what one given as an object began with is unknown."""
+        if scheduler is None:
+            return {"scheduler": None}
+        is_new = scheduler is not self.scheduler
+        begins = scheduler.state_dict() if is_new else {}
+        return {
+            "scheduler": type(scheduler).__name__,
+            "scheduler_interval": self.scheduler_interval,
+            **{f"scheduler, {k}": v for k, v in begins.items() if not k.startswith("_")},
+        }
 
 
 def _plain(value: Any) -> Any:

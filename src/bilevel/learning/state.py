@@ -51,8 +51,9 @@ class State:
             "generators of data loaders": len(self._generators),
             "processes": group.size,
         }
-        self._store = Store(plan.checkpoint, settings) if plan.checkpoint else None
         self.scheduler = plan.make_scheduler(self.optimizer)
+        settings |= plan.scheduler_settings(self.scheduler)
+        self._store = Store(plan.checkpoint, settings) if plan.checkpoint else None
         self.epochs: list[Epoch] = []
         self.position = Position()
         self.failure = ""
@@ -142,10 +143,11 @@ class State:
         self._group.wait()  # the first process may still be writing, for a run that ended early
         saved = self._store.read() if self._store and self._plan.resume else None
         place = -1 if saved is None else saved[3]["steps"]
-        if self._group.any(self._group.mean(place) != place):  # nobody writes before all have read
+        # Nobody writes before all have read.
+        if self._group.any(self._group.mean(place) != place):
             raise CheckpointError(
-                f"The processes read different states from {self._plan.checkpoint}; its folder must "
-                f"be one that all of them share."
+                f"The processes read different states from {self._plan.checkpoint}. All of them "
+                f"must see the same folder."
             )
         if saved is None:
             if self._store and not self._group.rank:
