@@ -30,6 +30,7 @@ NEEDS = {
     "docs/layers.md": "torch",
     "docs/reaction.md": "matplotlib",
     "docs/strain-design.md": "cobra",
+    "docs/training.md": "torch",
 }
 
 BLOCK = re.compile(
@@ -95,7 +96,7 @@ def test_page_runs_and_prints_what_it_says(page, subtests, tmp_path, monkeypatch
 def test_docstring_examples_run(name, tmp_path, monkeypatch):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
-    if name.startswith(("bilevel.adjoints", "bilevel.layers")):
+    if name.startswith(("bilevel.adjoints", "bilevel.layers", "bilevel.learning")):
         pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

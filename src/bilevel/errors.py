@@ -158,6 +158,17 @@ class BatchFailed(BilevelError, RuntimeError):
         )
 
 
+class CheckpointError(BilevelError, RuntimeError):
+    """A checkpoint is damaged or of another training run; the message names file and remedy.
+
+    Examples
+    --------
+    >>> from bilevel.errors import CheckpointError
+    >>> issubclass(CheckpointError, RuntimeError)
+    True
+    """
+
+
 class BilevelWarning(UserWarning):
     """Base class of the library's warnings.
 
