@@ -17,7 +17,7 @@ from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.trees import flatten, leaves, mapped, still, unflatten
 from bilevel.program import Progress
 from bilevel.solution import SmoothSolution
-from bilevel.solvers.smooth.follower import Newton
+from bilevel.solvers.smooth.follower import Newton, is_minimum
 from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task
 
 _ADAM = partial(torch.optim.Adam, lr=0.05)
@@ -170,7 +170,9 @@ class _Walk:
     def _answer(self, x: Any) -> Any:
         follower, (shape_x, shape_y) = self._solver.follower, self._task.trees
         if not isinstance(follower, Newton):
-            return still(follower(x, self._y, *self._task.z))
+            found = still(follower(x, self._y, *self._task.z))
+            shape_y.flat(found)
+            return found
         flat_x, y = shape_x.flat(x).unsqueeze(0), shape_y.flat(self._y).unsqueeze(0)
         w = torch.cat([y, y.new_zeros(1, self._st.follower_size - y.shape[-1])], -1)
         return shape_y.tree(follower(self._st, flat_x, w).w[0, : shape_y.size])
@@ -184,6 +186,7 @@ class _Walk:
         st, w = self._st.recover(x, flat_y)
         return self._task.judge(
             x, flat_y, w, st, norm=norm, atol=self._solver.atol, method=repr(self._solver),
+            is_answer=is_minimum(st, x, w),
             steps=self._count, seconds=time.perf_counter() - self._began, note=self._note,
             trace=self._trace,
         )  # fmt: skip

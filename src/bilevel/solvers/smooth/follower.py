@@ -160,6 +160,20 @@ class Newton:
         return Answered(st, best, residual, negative == p + k, margin, steps)
 
 
+def is_minimum(st: Stationarity, x: Tensor, w: Tensor) -> bool | None:
+    """Return whether the follower's second-order condition holds at one answer; ``None``: unknown.
+
+    Beyond 256 unknowns, whether conjugate gradients meet a direction of negative curvature.
+    """
+    H = Hessian(lambda w: st.follower(x, w), w)
+    m, p, k = st.sizes[1:4]
+    if w.shape[-1] <= DENSE:
+        return int((torch.linalg.eigvalsh(_finite(H.dense())) < 0).sum()) == p + k
+    generator = torch.Generator().manual_seed(0)
+    b = torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device)
+    return None if p + k else bool(cg(H, b, rtol=1e-3, limit=50).is_positive.all())
+
+
 def _direction(H: Hessian, g: Tensor) -> tuple[Tensor, Tensor]:
     """Return a direction of descent, and where the second derivative is positive definite."""
     if g.shape[-1] <= DENSE:
