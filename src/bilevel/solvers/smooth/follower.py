@@ -166,7 +166,7 @@ def is_minimum(st: Stationarity, x: Tensor, w: Tensor) -> bool | None:
     Beyond 256 unknowns, whether conjugate gradients meet a direction of negative curvature.
     """
     H = Hessian(lambda w: st.follower(x, w), w)
-    m, p, k = st.sizes[1:4]
+    _, p, k = st.sizes[1:4]
     if w.shape[-1] <= DENSE:
         return int((torch.linalg.eigvalsh(_finite(H.dense())) < 0).sum()) == p + k
     generator = torch.Generator().manual_seed(0)

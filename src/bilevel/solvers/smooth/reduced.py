@@ -17,6 +17,9 @@ from bilevel.solvers.smooth.solver import ANSWERED, AbstractSmoothSolver, Task
 from bilevel.solvers.smooth.stationary import Stationary, polish
 
 
+_LONGEST = 10.0
+
+
 @dataclass(frozen=True, eq=False)
 class _Point:
     """A leader's decisions with what is known there."""
@@ -143,7 +146,7 @@ class ReducedNewton(AbstractSmoothSolver):
     def _advance(
         self, st: Stationarity, penalty: _Penalty, here: _Point, going: Tensor
     ) -> tuple[_Point, Tensor]:
-        d = _descent(here.S, here.gradient)
+        d = _descent(here.S, here.gradient, here.x)
         drop, step = vecdot(here.gradient, d), going.to(d)
         noise = 1e-13 * (1 + here.value.abs())
         for _ in range(30):
@@ -184,14 +187,17 @@ class ReducedNewton(AbstractSmoothSolver):
         return _Point(x, answered, value, gradient, S, -inner[:, : at.follower_size], v)
 
 
-def _descent(S: Tensor, g: Tensor) -> Tensor:
+def _descent(S: Tensor, g: Tensor, x: Tensor) -> Tensor:
+    """Return Newton's direction with positive curvatures, no longer than ``10 (1 + |x|)``."""
     if not g.shape[-1]:
         return g
     finite = S.isfinite().flatten(1).all(-1)
     size, V = torch.linalg.eigh(torch.where(finite[:, None, None], S, torch.eye(S.shape[-1]).to(S)))
     size = size.abs()
     size = torch.maximum(size, 1e-8 * size.amax(-1, keepdim=True).clamp(min=1e-8))
-    return -(V @ ((V.mT @ g[..., None]) / size[..., None])).squeeze(-1)
+    d = -(V @ ((V.mT @ g[..., None]) / size[..., None])).squeeze(-1)
+    most = _LONGEST * (1 + vector_norm(x, dim=-1, keepdim=True))
+    return d * (most / vector_norm(d, dim=-1, keepdim=True).clamp(min=1e-300)).clamp(max=1.0)
 
 
 def _inside(st: Stationarity, guess: Tensor, old: Tensor) -> Tensor:
