@@ -15,5 +15,7 @@ def test_example_runs(file, tmp_path, monkeypatch):
     assert text.splitlines()[-1].startswith("assert ")
     if "import torch" in text:
         pytest.importorskip("torch", reason="needs the extra `torch`")
+    if "from sklearn" in text:
+        pytest.importorskip("sklearn", reason="needs the extra `examples`")
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(file), run_name="__main__")

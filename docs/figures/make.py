@@ -9,6 +9,7 @@ from pathlib import Path
 
 import applications
 import cvxpy as cp
+import gallery
 import numpy as np
 import reaction
 from matplotlib.figure import Figure
@@ -284,6 +285,7 @@ FIGURES = {
     "big-m": big_m,
     "lifting": lifting,
     **applications.FIGURES,
+    **gallery.FIGURES,
     **reaction.FIGURES,
 }
 

@@ -1,0 +1,139 @@
+"""The figures of docs/gallery.md, drawn by ``make.py`` from what the examples find."""
+
+import contextlib
+import io
+import runpy
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from bilevel.plots.style import COLOURS, DOTTED, GREY, clean, figure_of
+
+BLUE, RED, GREEN = COLOURS[:3]
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def example(name: str) -> dict:
+    """Return what an example leaves behind."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return runpy.run_path(str(EXAMPLES / f"{name}.py"))
+
+
+def pair() -> tuple[Figure, list]:
+    """Return a figure with two panels."""
+    figure = figure_of(figsize=(8.4, 3.4))
+    axes = list(figure.subplots(1, 2))
+    for each in axes:
+        clean(each)
+    return figure, axes
+
+
+def one_weight_per_feature() -> Figure:
+    """Return the weights of ridge regression, and what they gain and lose."""
+    found = example("07_one_weight_per_feature")
+    figure, (left, right) = pair()
+    names = ["age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6"]
+    weights = found["ridge"].many.x.numpy() / np.log(10)
+    left.axhline(found["ridge"].one.x[0] / np.log(10), color=GREY, label="one common weight")
+    left.plot(names, weights, "o", color=BLUE, label="one each")
+    left.set_ylabel("weight, power of ten")
+    left.set_title("Ridge regression, diabetes", loc="left", fontsize=10)
+    left.legend(frameon=False, fontsize=9)
+    cases = [found["ridge"], found["cancer"]]
+    ratios = np.array(
+        [(c.many.leader_value / c.one.leader_value, c.test[1] / c.test[0]) for c in cases]
+    )
+    places = np.arange(2)
+    right.bar(places - 0.2, ratios[:, 0], 0.38, color=BLUE, label="validation")
+    right.bar(places + 0.2, ratios[:, 1], 0.38, color=RED, label="test")
+    right.axhline(1, color=GREY, linestyle=DOTTED)
+    right.set_xticks(places, ["ridge, diabetes", "logistic, breast cancer"])
+    right.set_ylabel("loss, one common weight = 1")
+    right.set_title("What more weights gain", loc="left", fontsize=10)
+    right.legend(frameon=False, fontsize=9, loc="upper left")
+    return figure
+
+
+def lasso() -> Figure:
+    """Return the coefficients over the weight with their kinks, and the validation loss."""
+    import torch  # figures of other pages need none
+
+    found = example("08_lasso_kink")
+    figure, (left, right) = pair()
+    layer, best = found["layers"][1], float(np.exp(found["found"].x[0]))
+    axis = np.geomspace(2e-3, 0.65, 200)
+    left.plot(axis, layer(torch.tensor(axis))[0].numpy(), color=BLUE, linewidth=1.2)
+    for kink in found["kinks"]:
+        left.axvline(kink, color=GREY, linewidth=0.8, linestyle=DOTTED)
+    left.set_ylabel("coefficients")
+    left.set_title("Answers; dotted: kinks", loc="left", fontsize=10)
+    losses = [found["validation"](np.log([weight]))[0] for weight in axis]
+    right.plot(axis, losses, color=BLUE, linewidth=1.6)
+    right.plot([best], [found["found"].fun], "o", color=RED, label="tuned")
+    right.set_ylabel("validation loss")
+    right.legend(frameon=False, fontsize=9)
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.set_xlim(axis[0], axis[-1])
+        axes.set_xlabel("weight")
+    return figure
+
+
+def clean_labels() -> Figure:
+    """Return the weights of right and wrong labels, and what they bring."""
+    found = example("09_clean_labels")
+    figure, (left, right) = pair()
+    wrong, bins = found["wrong"], np.linspace(0, 1, 21)
+    parts = [found["weights"][~wrong], found["weights"][wrong]]
+    left.hist(parts, bins, color=[BLUE, RED], label=["right label", "wrong label"])
+    left.set_xlabel("weight of a sample")
+    left.set_ylabel("samples")
+    left.legend(frameon=False, fontsize=9, loc="upper center")
+    names, shares = zip(*found["found"].items(), strict=True)
+    colours = [RED if name == "weighted" else BLUE for name in names]
+    right.barh(names, shares, color=colours)
+    right.bar_label(right.containers[0], fmt="%.3f", padding=3, fontsize=9)
+    right.set_xlim(0.5, 1.05)
+    right.invert_yaxis()
+    right.grid(visible=False)
+    right.set_xlabel("test accuracy")
+    return figure
+
+
+def denoising() -> Figure:
+    """Return three digits with noise and without, and the stiffness of a bar."""
+    found = example("10_denoising")
+    figure = figure_of(figsize=(8.4, 3.4))
+    left, right = figure.subfigures(1, 2)
+    rows = {
+        "clean": found["clean"][found["judged"]],
+        "noisy": found["noisy"][found["judged"]],
+        "denoised": found["denoised"],
+    }
+    grid = left.subplots(3, 5)
+    for line, (name, images) in zip(grid, rows.items(), strict=True):
+        for axes, image in zip(line, images[:5], strict=True):
+            axes.imshow(image.detach().reshape(8, 8), cmap="gray_r", vmin=0, vmax=1)
+            axes.set_xticks([])
+            axes.set_yticks([])
+        line[0].set_ylabel(name, fontsize=9)
+    axes = right.subplots()
+    clean(axes)
+    parts = np.arange(41)
+    axes.stairs(found["direct"], parts, color=GREY, label="differences of displacements")
+    axes.stairs(found["stiffness"], parts, color=BLUE, linewidth=2.4, label="true")
+    axes.stairs(found["found"], parts, color=RED, linewidth=1.4, label="total variation")
+    axes.set_ylim(0, 6.5)
+    axes.set_xlabel("spring")
+    axes.set_ylabel("stiffness")
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+FIGURES = {
+    "gallery-weights": one_weight_per_feature,
+    "gallery-lasso": lasso,
+    "gallery-labels": clean_labels,
+    "gallery-denoising": denoising,
+}
