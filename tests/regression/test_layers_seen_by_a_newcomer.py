@@ -153,3 +153,17 @@ def test_an_eigenvalue_of_a_symmetric_parameter():
     free = cp.Parameter((3, 3), name="free")
     with pytest.raises(bl.ProblemError, match="contains no variable"):
         FollowerLayer(cp.Problem(cp.Minimize(cp.lambda_max(cp.diag(y) + free))), [free], [y])
+
+
+@pytest.mark.parametrize("weight", [0.5, 0.7])
+def test_a_program_that_one_route_solves_inaccurately_is_solved_by_another(weight):
+    """Total variation of an image: DAQP's multipliers were off by 3e-8 for some images."""
+    rng, d = np.random.default_rng(0), np.diff(np.eye(8), axis=0)
+    D = np.vstack([np.kron(np.eye(8), d), np.kron(d, np.eye(8))])
+    u, w, m = cp.Variable(64), cp.Parameter(nonneg=True), cp.Parameter(64)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(u - m) / 2 + w * cp.norm1(D @ u)))
+    image = np.zeros((8, 8))
+    image[2:6, 1:4], image[4:7, 4:7] = 1, 0.5
+    images = torch.tensor(image.ravel() + 0.25 * rng.normal(size=(12, 64)))
+    answer = FollowerLayer(problem, [w, m], [u]).solve(torch.tensor(weight).double(), images)
+    assert answer.report.residual.max() <= 1e-8
