@@ -32,7 +32,8 @@ from bilevel.reformulate import (
 )
 from bilevel.response.reaction import reaction
 from bilevel.response.reaction_map import ReactionMap, Region
-from bilevel.solution import Certificate, SmoothSolution, Solution, Stats, Tolerances
+from bilevel.smooth_solution import SmoothSolution
+from bilevel.solution import Certificate, Solution, Stats, Tolerances
 from bilevel.solvers import (
     Auto,
     Branching,

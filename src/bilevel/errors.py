@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bilevel.solution import SmoothSolution, Solution
+    from bilevel.smooth_solution import SmoothSolution
+    from bilevel.solution import Solution
     from bilevel.status import Status
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import optree
 import torch
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from bilevel.adjoints.nested import nested
 from bilevel.adjoints.stationarity import Hessian, Scalar, Stationarity
 from bilevel.errors import BilevelWarning, ProblemError
 from bilevel.problem.smooth import Instances, SmoothProblem
-from bilevel.problem.trees import Tree
+from bilevel.problem.trees import Tree, flatten, still, unflatten
 
 #: Above this residual of the optimality conditions the formula is not a derivative of the answer.
 NOT_A_SOLUTION = 1e-5
@@ -114,8 +113,7 @@ class Implicit:
         """
         shape_x, shape_y = Tree(x, "x"), Tree(y, "y")
         flat_x, flat_y = shape_x.flat(x).unsqueeze(0), shape_y.flat(y).detach().unsqueeze(0)
-        still = optree.tree_map(lambda leaf: leaf.detach(), tuple(z))
-        instances = Instances(problem, shape_x, shape_y, still)
+        instances = Instances(problem, shape_x, shape_y, still(tuple(z)))
         st, w = Stationarity.of(instances, flat_x.detach(), flat_y).recover(flat_x.detach(), flat_y)
         (root,) = self.follower(st, flat_x, w, z).answer
         return shape_y.tree(root[0, : shape_y.size])
@@ -124,10 +122,10 @@ class Implicit:
         self, st: Stationarity, x: Tensor, w: Tensor, z: Sequence[Any], start: Tensor | None = None
     ) -> Root:
         """Return the root that is a follower's answer ``w`` to ``x`` and ``z``."""
-        leaves, spec = optree.tree_flatten(tuple(z))
+        leaves, spec = flatten(tuple(z))
 
         def make(own: Sequence[Tensor]) -> Scalar:
-            at, given = st.at(optree.tree_unflatten(spec, own[1:])), own[0]
+            at, given = st.at(unflatten(spec, own[1:])), own[0]
             return lambda w: at.follower(given, w)
 
         captured = st.instances.captured(x, w[..., : st.sizes[1]])
@@ -138,16 +136,16 @@ class Implicit:
         self, st: Stationarity, u: Tensor, z: Sequence[Any], start: Tensor | None = None
     ) -> Root:
         """Return the root that is the answer ``u`` of a whole problem to ``z``."""
-        leaves, spec = optree.tree_flatten(tuple(z))
+        leaves, spec = flatten(tuple(z))
 
         def make(own: Sequence[Tensor]) -> Scalar:
-            return st.at(optree.tree_unflatten(spec, own)).leader
+            return st.at(unflatten(spec, own)).leader
 
         x, w, *_ = st.split(u)
         captured = st.instances.captured(x, w[..., : st.sizes[1]])
         root = Root(self, make, u, leaves, captured, False, start)
         if self.method == "nested":
-            root.other = lambda own, b: nested(st.at(optree.tree_unflatten(spec, own)), u, b, self)
+            root.other = lambda own, b: nested(st.at(unflatten(spec, own)), u, b, self)
         return root
 
     def solve(self, H: Hessian, b: Tensor, definite: bool, start: Tensor | None = None) -> Solved:
@@ -256,11 +254,13 @@ class Root(AbstractRule):
         return self._adjoint.solve(H, torch.ones_like(self._u), self._definite).residual
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the stationary point."""
         return (self._u.clone(),)
 
     def backward(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], grads: Sequence[Tensor | None]
     ) -> Sequence[Tensor | None]:
+        """Return the gradients of ``grads`` times the answer, by one linear system."""
         if grads[0] is None:
             return (None,) * len(inputs)
         count = len(self._inputs)

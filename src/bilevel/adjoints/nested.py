@@ -36,7 +36,8 @@ def nested(st: Stationarity, u: Tensor, b: Tensor, accuracy: Accuracy) -> Solved
 
     .. code-block:: text
 
-        [F_x' G_x'; F_y' G_y'] [lam; gam] = -[L_x; L_y],     G = grad_y f,  F = F_x - G_x' G_y^-1 F_y
+        [F_x' G_x'; F_y' G_y'] [lam; gam] = -[L_x; L_y]
+        G = grad_y f,    F = F_x - G_x' G_y^-1 F_y
 
     Parameters
     ----------
@@ -93,7 +94,7 @@ def nested(st: Stationarity, u: Tensor, b: Tensor, accuracy: Accuracy) -> Solved
         return torch.cat([S_x, S_y], -1).reshape(-1).cpu().numpy()
 
     size = len(u) * (n + m)
-    operator = LinearOperator((size, size), matvec=flat, dtype=np.float64)
+    operator = LinearOperator((size, size), matvec=flat, dtype=np.float64)  # pyright: ignore[reportCallIssue]
     rhs = b[:, : n + m].reshape(-1).cpu().numpy()
     count = 0
 

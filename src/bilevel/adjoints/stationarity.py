@@ -64,9 +64,9 @@ class Stationarity:
         """Return the scalars, no row being active."""
         with torch.no_grad():
             h, g, H, G = (instances.vector(name, x, y) for name in "hgHG")
-        sizes = tuple(part.shape[-1] for part in (x, y, h, g, H, G))
-        none = (torch.zeros_like(part, dtype=torch.bool) for part in (g, G))
-        return cls(instances, *none, sizes, t)
+        n, m, p, k, equations, rows = (part.shape[-1] for part in (x, y, h, g, H, G))
+        none_g, none_G = (torch.zeros_like(part, dtype=torch.bool) for part in (g, G))
+        return cls(instances, none_g, none_G, (n, m, p, k, equations, rows), t)
 
     def at(self, z: Sequence[Any]) -> Stationarity:
         """Return the same at other inputs."""

@@ -16,7 +16,7 @@ from bilevel.adjoints.unrolled import Unrolled
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.trees import flatten, leaves, mapped, still, unflatten
 from bilevel.program import Progress
-from bilevel.solution import SmoothSolution
+from bilevel.smooth_solution import SmoothSolution
 from bilevel.solvers.smooth.follower import Newton, is_minimum
 from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task
 

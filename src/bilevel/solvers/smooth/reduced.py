@@ -11,11 +11,10 @@ from torch.linalg import vecdot, vector_norm
 
 from bilevel.adjoints.linear import direct, quotient
 from bilevel.adjoints.stationarity import Hessian, Stationarity, gradients
-from bilevel.solution import SmoothSolution
+from bilevel.smooth_solution import SmoothSolution
 from bilevel.solvers.smooth.follower import Answered, Newton
 from bilevel.solvers.smooth.solver import ANSWERED, AbstractSmoothSolver, Task
 from bilevel.solvers.smooth.stationary import Stationary, polish
-
 
 _LONGEST = 10.0
 

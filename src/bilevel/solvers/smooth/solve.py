@@ -8,7 +8,7 @@ from typing import Any
 from bilevel.errors import ProblemError, SolveFailed
 from bilevel.problem.smooth import SmoothProblem
 from bilevel.program import Progress
-from bilevel.solution import SmoothSolution
+from bilevel.smooth_solution import SmoothSolution
 from bilevel.solvers.smooth.descent import HypergradientDescent
 from bilevel.solvers.smooth.reduced import ReducedNewton
 from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task

@@ -16,7 +16,8 @@ from bilevel.errors import ProblemError
 from bilevel.problem.smooth import Instances, SmoothProblem
 from bilevel.problem.trees import Tree
 from bilevel.program import Progress
-from bilevel.solution import SmoothSolution, Stats
+from bilevel.smooth_solution import SmoothSolution
+from bilevel.solution import Stats
 from bilevel.status import Status
 
 #: A follower's answer with a larger norm of its optimality conditions is none.
