@@ -119,7 +119,7 @@ class ReducedNewton(AbstractSmoothSolver):
             )
             is_penalized = bool(equations + rows)
             atol = 1e-6 if is_penalized else self.atol
-            answered, v = self.follower(st, x, w), None
+            answered, v = self.follower(st, x, w), torch.zeros_like(w)
             worst, steps = (
                 torch.full_like(x.sum(-1), torch.inf),
                 torch.zeros(count, dtype=torch.int),
@@ -128,7 +128,7 @@ class ReducedNewton(AbstractSmoothSolver):
             for _ in range(30 if is_penalized else 1):
                 point, used = self._minimize(penalty, x, answered, open_, atol)
                 x, answered, steps = point.x, point.answered, steps + used
-                v = point.v if v is None else torch.where(open_[:, None], point.v, v)
+                v = torch.where(open_[:, None], point.v, v)
                 if not is_penalized:
                     break
                 penalty, worst = _update(penalty, point, worst, open_)
