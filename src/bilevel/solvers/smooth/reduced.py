@@ -20,6 +20,8 @@ from bilevel.solvers.smooth.stationary import Stationary, polish
 _LONGEST = 10.0
 #: No step ends at a follower's answer with a larger residual.
 _FOLLOWED = 1e-6
+#: From this violation of the leader's constraints on, Newton's method on all conditions is tried.
+_NEAR = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,9 +134,12 @@ class ReducedNewton(AbstractSmoothSolver):
                 if not is_penalized:
                     break
                 penalty, worst = _update(penalty, point, worst, open_)
-                open_ = open_ & (worst > 1e-7) & (steps < 4 * self.limit).to(x.device)
+                found = polish(answered, x, v, penalty.omega, penalty.mu, int(steps.max()))
+                settled = (worst <= _NEAR) & found.is_strict & (found.residual <= self.atol)
+                many = (steps >= 4 * self.limit).to(x.device)
+                open_ = open_ & (worst > 1e-7) & ~settled & ~many
                 if not bool(open_.any()):
-                    break
+                    return found
             return polish(answered, x, v, penalty.omega, penalty.mu, int(steps.max()))
 
     def _minimize(
