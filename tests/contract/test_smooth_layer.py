@@ -83,6 +83,17 @@ def test_batched_is_looped_and_arguments_are_not_changed(options):
     assert not PAIR.any()
 
 
+@ROWS
+def test_an_instance_does_not_depend_on_the_others(options):
+    """Bit for bit: the batch holds instances that need few and many steps, and one far away."""
+    layer = SmoothBilevelLayer(F, f, start=(PAIR, PAIR), **options)
+    z = torch.cat([batch(3), 12 * batch(1, seed=1), batch(1) / 100])
+    whole = layer(z)
+    for rows in ([2, 0], [1], [3, 4]):
+        for together, apart in zip(whole, layer(z[rows]), strict=True):
+            assert torch.equal(together[rows], apart)
+
+
 def test_the_gradient_of_a_shared_input_is_the_sum():
     layer = SmoothBilevelLayer(
         lambda x, y, z, a: F(x, y, z) + a * y.sum(),

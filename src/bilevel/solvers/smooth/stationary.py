@@ -10,7 +10,7 @@ from torch.linalg import vector_norm
 
 from bilevel.adjoints.linear import direct
 from bilevel.adjoints.stationarity import Hessian, Stationarity
-from bilevel.solvers.smooth.follower import Answered
+from bilevel.solvers.smooth.answered import Answered
 
 #: Eigenvalues below this share of the largest count as zero.
 SINGULAR = 1e-13
@@ -50,6 +50,11 @@ class Stationary:
     margin: Tensor
     iterations: int
 
+    @property
+    def is_strict(self) -> Tensor:
+        """Where both levels' second-order conditions hold and no matrix is singular."""
+        return self.follower_is_minimum & self.is_minimum & ~self.is_singular
+
 
 def polish(
     answered: Answered, x: Tensor, v: Tensor, omega: Tensor, mu: Tensor, steps: int
@@ -87,6 +92,8 @@ def polish(
     if rows.shape[-1]:
         wrong = torch.maximum(rows, -duals).clamp(min=0).amax(-1)
         residual, margin = torch.maximum(size, wrong), torch.maximum(duals, -rows).amin(-1)
+    f, F = (st.instances.value(name, x, y) for name in "fF")
+    residual = torch.where(f.isfinite() & F.isfinite(), residual, torch.inf)
     K = Hessian(lambda w: st.follower(x, w), w)
     follower = vector_norm(K.gradient.detach(), dim=-1)
     minimum, singular = _second_order(st, u)
@@ -104,7 +111,8 @@ def _newton(st: Stationarity, u: Tensor) -> tuple[Tensor, Tensor]:
     for _ in range(30 if st.t is not None else 6):
         H = Hessian(st.leader, u)
         now = vector_norm(H.gradient.detach(), dim=-1)
-        better = now < size
+        # A finished instance stays as it is, whatever the others still need.
+        better = (now < size) & (size > 1e-14)
         best, size = torch.where(better[:, None], u, best), torch.where(better, now, size)
         if bool((size <= 1e-14).all()):
             break
