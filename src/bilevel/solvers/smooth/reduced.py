@@ -11,6 +11,7 @@ from torch.linalg import vecdot, vector_norm
 
 from bilevel.adjoints.linear import direct, quotient
 from bilevel.adjoints.stationarity import Hessian, Stationarity, gradients
+from bilevel.problem.precision import attainable
 from bilevel.smooth_solution import SmoothSolution
 from bilevel.solvers.smooth.answered import Answered, noise
 from bilevel.solvers.smooth.follower import Newton
@@ -101,9 +102,9 @@ class ReducedNewton(AbstractSmoothSolver):
         found = self.stationary(st, x, w)
         x, w, *_ = found.st.split(found.u)
         return task.judge(
-            x, w[:, : st.sizes[1]], w, found.st, norm=float(found.residual), atol=ANSWERED,
-            is_answer=bool(found.follower_is_minimum), is_minimum=bool(found.is_minimum),
-            method=repr(self), steps=found.iterations, seconds=time.perf_counter() - began,
+            x, w[:, : st.sizes[1]], w, found.st, norm=float(found.residual),
+            atol=attainable(ANSWERED, x), is_answer=bool(found.follower_is_minimum),
+            is_minimum=bool(found.is_minimum), method=repr(self), steps=found.iterations, seconds=time.perf_counter() - began,
         )  # fmt: skip
 
     def stationary(self, st: Stationarity, x: Tensor, w: Tensor) -> Stationary:
@@ -118,7 +119,7 @@ class ReducedNewton(AbstractSmoothSolver):
                 x.new_zeros(count, equations), x.new_zeros(count, rows), x.new_full((count,), 10.0)
             )
             is_penalized = bool(equations + rows)
-            atol = 1e-6 if is_penalized else self.atol
+            atol = attainable(1e-6 if is_penalized else self.atol, x, 10)
             answered, v = self.follower(st, x, w), torch.zeros_like(w)
             worst, steps = (
                 torch.full_like(x.sum(-1), torch.inf),
@@ -132,7 +133,8 @@ class ReducedNewton(AbstractSmoothSolver):
                 if not is_penalized:
                     break
                 penalty, worst = _update(penalty, point, worst, open_)
-                open_ = open_ & (worst > 1e-7) & (steps < 4 * self.limit).to(x.device)
+                fails = worst > attainable(1e-7, x, 100)
+                open_ = open_ & fails & (steps < 4 * self.limit).to(x.device)
                 if not bool(open_.any()):
                     break
             return polish(answered, x, v, penalty.omega, penalty.mu, int(steps.max()))
@@ -144,7 +146,7 @@ class ReducedNewton(AbstractSmoothSolver):
         small, last = torch.zeros_like(going), torch.full_like(here.value, torch.inf)
         # Where the follower has no answer there is no hypergradient to follow.
         falls = torch.ones_like(going)
-        going = going & (answered.residual <= _FOLLOWED)
+        going = going & (answered.residual <= attainable(_FOLLOWED, x))
         for _ in range(self.limit):
             size = vector_norm(here.gradient, dim=-1)
             # Where the value no longer tells, the gradient must.
@@ -178,7 +180,7 @@ class ReducedNewton(AbstractSmoothSolver):
             guess = old.w + (here.slope @ (step[:, None] * d)[..., None]).squeeze(-1)
             found = self.follower(st, there, _inside(st, guess, old.w), asked)
             value = penalty(st, there, found.w[:, : st.sizes[1]])
-            fine = asked & (found.residual <= _FOLLOWED)
+            fine = asked & (found.residual <= attainable(_FOLLOWED, there))
             good = (value <= here.value + 1e-4 * step * drop + noise(here.value, 500)) & fine
             x, answered = torch.where(good[:, None], there, x), found.where(good, answered)
             moved = moved | good
