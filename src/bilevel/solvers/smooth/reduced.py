@@ -21,6 +21,8 @@ from bilevel.solvers.smooth.stationary import Stationary, polish
 _LONGEST = 10.0
 #: No step ends at a follower's answer with a larger residual.
 _FOLLOWED = 1e-6
+#: From this violation of the leader's constraints on, Newton's method on all conditions is tried.
+_NEAR = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +106,8 @@ class ReducedNewton(AbstractSmoothSolver):
         return task.judge(
             x, w[:, : st.sizes[1]], w, found.st, norm=float(found.residual),
             atol=attainable(ANSWERED, x), is_answer=bool(found.follower_is_minimum),
-            is_minimum=bool(found.is_minimum), method=repr(self), steps=found.iterations, seconds=time.perf_counter() - began,
+            is_minimum=bool(found.is_minimum), method=repr(self), steps=found.iterations,
+            seconds=time.perf_counter() - began,
         )  # fmt: skip
 
     def stationary(self, st: Stationarity, x: Tensor, w: Tensor) -> Stationary:
@@ -133,10 +136,13 @@ class ReducedNewton(AbstractSmoothSolver):
                 if not is_penalized:
                     break
                 penalty, worst = _update(penalty, point, worst, open_)
-                fails = worst > attainable(1e-7, x, 100)
-                open_ = open_ & fails & (steps < 4 * self.limit).to(x.device)
+                found = polish(answered, x, v, penalty.omega, penalty.mu, int(steps.max()))
+                fine = found.residual <= attainable(self.atol, x)
+                settled = (worst <= _NEAR) & found.is_strict & fine
+                many = (steps >= 4 * self.limit).to(x.device)
+                open_ = open_ & (worst > attainable(1e-7, x, 100)) & ~settled & ~many
                 if not bool(open_.any()):
-                    break
+                    return found
             return polish(answered, x, v, penalty.omega, penalty.mu, int(steps.max()))
 
     def _minimize(

@@ -51,6 +51,11 @@ class Stationary:
     margin: Tensor
     iterations: int
 
+    @property
+    def is_strict(self) -> Tensor:
+        """Where both levels' second-order conditions hold and no matrix is singular."""
+        return self.follower_is_minimum & self.is_minimum & ~self.is_singular
+
 
 def polish(
     answered: Answered, x: Tensor, v: Tensor, omega: Tensor, mu: Tensor, steps: int
