@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 from torch.nn.functional import cross_entropy
 
 import bilevel as bl
+from bilevel.solvers.smooth import Newton
 
 rng = np.random.default_rng(0)
 X, y = load_digits(return_X_y=True)
@@ -33,8 +34,7 @@ def validation(x, W):
 def plain(rows, labels):
     """Return what training without weights gives."""
     loss = lambda x, W: cross_entropy(X[rows] @ W, labels) + 1e-3 * W.square().sum()  # noqa: E731
-    problem, once = bl.SmoothProblem(validation, loss), bl.HypergradientDescent(steps=1)
-    return bl.solve(problem, once, start=start).y
+    return Newton().answer(bl.SmoothProblem(validation, loss), *start)
 
 
 def accuracy(W):

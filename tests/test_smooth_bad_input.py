@@ -1,5 +1,7 @@
 """Wrong input to smooth problems: the message names the object, the cause and the remedy."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -178,3 +180,27 @@ def test_shapes_that_change_are_named():
     solver = bl.HypergradientDescent(follower=lambda x, y: torch.ones(2).double())
     with pytest.raises(ProblemError, match="y has another structure or other shapes"):
         bl.solve(PROBLEM, solver, start=(ZERO, ZERO))
+
+
+def _hinge(x, y):
+    return (y - x).square().sum() + y.relu().sum().square() / 4
+
+
+def test_lost_third_derivatives_are_told_once_and_where_they_matter():
+    pair = torch.ones(2, dtype=torch.float64)
+    layer = SmoothBilevelLayer(lambda x, y: ((x - 1) ** 2 + y**2).sum(), _hinge, start=(pair, pair))
+    with pytest.warns(BilevelWarning, match=r"f of the SmoothBilevelLayer uses relu.*softplus"):
+        layer()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer()
+        # A zero-sum game needs none, and a leader's kinks are none of the follower's.
+        SmoothBilevelLayer(
+            bl.SmoothProblem.min_max(lambda x, y: ((x - 1) ** 2).sum() - _hinge(x, y)),
+            start=(pair, pair),
+        )()
+        SmoothBilevelLayer(
+            lambda x, y: ((x - 1) ** 2).sum() + y.relu().sum() ** 2,
+            lambda x, y: ((y - x) ** 2).sum(),
+            start=(pair, pair),
+        )()

@@ -8,6 +8,7 @@ MALFORMED = "import bilevel as bl\nproblem = bl.Problem(None)\n"
 ENDS = "import sys\nsys.exit(4)\n"
 NEEDS = "def build(size):\n    return size\n"
 NOTHING = "def build():\n    return None\n"
+SMOOTH = "import bilevel as bl\nproblem = bl.SmoothProblem(lambda x, y: x, lambda x, y: y)\n"
 LATE = "def build():\n    raise ValueError('no data')\n"
 FORMS = """
 from toll import problem
@@ -40,6 +41,7 @@ def test_a_problem_a_function_or_what_has_a_problem(bilevel, write, model, name)
         (ENDS, "x", ["line 2", "exit code 4", "__main__"]),
         (NEEDS, "build", ["needs arguments"]),
         (NOTHING, "build", ["gives NoneType", "no bilevel.Problem"]),
+        (SMOOTH, "problem", ["no bilevel.Problem", "start=(x, y)"]),
         (LATE, "build", ["line 2", "ValueError: no data"]),
         ("import no_such_package\n", "x", ["line 1", "no_such_package"]),
         ("x = 1\n", "y", ["defines no object 'y'"]),

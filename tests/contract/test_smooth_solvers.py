@@ -5,6 +5,8 @@ import torch
 
 import bilevel as bl
 from bilevel import Status, adjoints
+from bilevel.errors import BilevelWarning
+from bilevel.solvers.smooth import Newton
 
 
 @pytest.fixture(autouse=True)
@@ -154,3 +156,29 @@ def test_large_followers_are_solved_without_matrices(kind):
     solution = bl.solve(bl.SmoothProblem(held, train), solver, start=start)
     assert solution.status is Status.FEASIBLE
     assert solution.follower_residual < 1e-7
+
+
+def test_a_follower_is_asked_alone():
+    """The nearest point of a half space, and a tree of tensors with an input."""
+    given = bl.SmoothProblem(
+        lambda x, y: y.sum(), lambda x, y: ((y - x) ** 2).sum(), g=lambda x, y: y.sum() - 1
+    )
+    x = number([2.0, 1.0])
+    found = Newton().answer(given, x, torch.zeros(2).double())
+    assert found.tolist() == pytest.approx([1, 0], abs=1e-9)
+    tree = bl.SmoothProblem(
+        lambda x, y, z: y["a"], lambda x, y, z: (y["a"] - x - z) ** 2 + (y["b"] - 1).square().sum()
+    )
+    found = Newton().answer(
+        tree, number(1.0), {"a": number(0.0), "b": torch.zeros(2).double()}, number(3.0)
+    )
+    assert float(found["a"]) == pytest.approx(4)
+    assert found["b"].tolist() == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_is_no_answer_is_said(sign):
+    """A follower that is not bounded below has none, and at a maximum neither."""
+    cost = (lambda x, y: x * y) if sign > 0 else (lambda x, y: -(y**2))
+    with pytest.warns(BilevelWarning, match="answer is none"):
+        Newton().answer(bl.SmoothProblem(cost, cost), number(1.0), number(0.0))

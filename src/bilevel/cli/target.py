@@ -20,6 +20,7 @@ _HELP = (
     "Name a textbook instance (such as T1), an object of a Python file (toll.py:problem) or a file "
     "that holds a problem (toll.mps, toll.mod)."
 )
+_SMOOTH = " It begins from tensors: solve it in Python, bl.solve(problem, start=(x, y))."
 
 
 def load(target: str, aux: Path | None = None) -> Problem:
@@ -132,7 +133,7 @@ def _problem(found: Any, name: str) -> Problem:
     if problem is None:
         raise ProblemError(
             f"{name} gives {type(found).__name__}, which is no bilevel.Problem, nor has it one as "
-            f"its .problem."
+            f"its .problem.{_SMOOTH if type(found).__name__ == 'SmoothProblem' else ''}"
         )
     return problem
 

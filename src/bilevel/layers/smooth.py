@@ -14,6 +14,7 @@ from bilevel.adjoints.stationarity import Stationarity
 from bilevel.errors import BatchFailed, ProblemError
 from bilevel.layers.answer import Answer, Report
 from bilevel.layers.options import ON_FAILURE
+from bilevel.layers.roughness import warn_of_kinks
 from bilevel.layers.smooth_report import judge, kinds
 from bilevel.problem.smooth import Instances, SmoothProblem
 from bilevel.problem.trees import leaves, still
@@ -136,6 +137,7 @@ class SmoothBilevelLayer(nn.Module):
         self._solver = ReducedNewton() if solver is None else solver
         self._adjoint, self._in_dims, self._on_failure = adjoint, in_dims, on_failure
         self._last: tuple[Tensor, Tensor] | None = None
+        self._is_looked_at = self._problem.zero_sum
 
     def forward(self, *z: Any, warm_start: bool = False) -> tuple[Any, Any]:
         """Return the answers ``(x, y)`` to a batch.
@@ -159,6 +161,12 @@ class SmoothBilevelLayer(nn.Module):
             If the inputs do not fit.
         BatchFailed
             If an instance has no answer and ``on_failure`` is ``"raise"``.
+
+        Warns
+        -----
+        BilevelWarning
+            At the first call, if a follower's function is piecewise (``relu``): its third
+            derivatives, which the gradient needs, are then zero where autograd looks.
         """
         x, y = self.solve(*z, warm_start=warm_start).values
         return x, y
@@ -183,6 +191,9 @@ class SmoothBilevelLayer(nn.Module):
         """
         instances = self._instances(z)
         x, y = self._start(instances.count, warm_start)
+        if not self._is_looked_at:
+            self._is_looked_at = True
+            warn_of_kinks(instances, x, y)
         found = self._find(instances, x, y)
         status, notes = judge(found)
         usable = torch.tensor([one is Status.STATIONARY for one in status], device=found.u.device)

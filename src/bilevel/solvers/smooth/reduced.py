@@ -11,12 +11,18 @@ from torch.linalg import vecdot, vector_norm
 
 from bilevel.adjoints.linear import direct, quotient
 from bilevel.adjoints.stationarity import Hessian, Stationarity, gradients
+from bilevel.problem.precision import attainable
 from bilevel.smooth_solution import SmoothSolution
-from bilevel.solvers.smooth.follower import Answered, Newton
+from bilevel.solvers.smooth.answered import Answered, noise
+from bilevel.solvers.smooth.follower import Newton
 from bilevel.solvers.smooth.solver import ANSWERED, AbstractSmoothSolver, Task
 from bilevel.solvers.smooth.stationary import Stationary, polish
 
 _LONGEST = 10.0
+#: No step ends at a follower's answer with a larger residual.
+_FOLLOWED = 1e-6
+#: From this violation of the leader's constraints on, Newton's method on all conditions is tried.
+_NEAR = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,92 +104,118 @@ class ReducedNewton(AbstractSmoothSolver):
         found = self.stationary(st, x, w)
         x, w, *_ = found.st.split(found.u)
         return task.judge(
-            x, w[:, : st.sizes[1]], w, found.st, norm=float(found.residual), atol=ANSWERED,
-            is_answer=bool(found.follower_is_minimum), is_minimum=bool(found.is_minimum),
-            method=repr(self), steps=found.iterations, seconds=time.perf_counter() - began,
+            x, w[:, : st.sizes[1]], w, found.st, norm=float(found.residual),
+            atol=attainable(ANSWERED, x), is_answer=bool(found.follower_is_minimum),
+            is_minimum=bool(found.is_minimum), method=repr(self), steps=found.iterations,
+            seconds=time.perf_counter() - began,
         )  # fmt: skip
 
     def stationary(self, st: Stationarity, x: Tensor, w: Tensor) -> Stationary:
-        """Return stationary points of a batch, from ``x`` and ``w`` on."""
+        """Return stationary points of a batch, from ``x`` and ``w`` on.
+
+        An instance that is finished stays as it is while others go on: its result does not depend
+        on them.
+        """
         with torch.no_grad():
             count, (_, _, _, _, equations, rows) = len(x), st.sizes
             penalty = _Penalty(
                 x.new_zeros(count, equations), x.new_zeros(count, rows), x.new_full((count,), 10.0)
             )
-            constrained, worst, steps = bool(equations + rows), None, 0
-            for _ in range(30 if constrained else 1):
-                point, used = self._minimize(st, penalty, x, w, 1e-6 if constrained else self.atol)
-                x, w, steps = point.x, point.answered.w, steps + used
-                if not constrained:
+            is_penalized = bool(equations + rows)
+            atol = attainable(1e-6 if is_penalized else self.atol, x, 10)
+            answered, v = self.follower(st, x, w), torch.zeros_like(w)
+            worst, steps = (
+                torch.full_like(x.sum(-1), torch.inf),
+                torch.zeros(count, dtype=torch.int),
+            )
+            open_ = torch.ones(count, dtype=torch.bool, device=x.device)
+            for _ in range(30 if is_penalized else 1):
+                point, used = self._minimize(penalty, x, answered, open_, atol)
+                x, answered, steps = point.x, point.answered, steps + used
+                v = torch.where(open_[:, None], point.v, v)
+                if not is_penalized:
                     break
-                penalty, violation, worst = _update(st, penalty, point, worst)
-                if bool((violation <= 1e-7).all()) or steps >= 4 * self.limit:
-                    break
-            return self._finish(point, penalty, steps)
-
-    def _finish(self, point: _Point, penalty: _Penalty, steps: int) -> Stationary:
-        return polish(point.answered, point.x, point.v, penalty.omega, penalty.mu, steps)
+                penalty, worst = _update(penalty, point, worst, open_)
+                found = polish(answered, x, v, penalty.omega, penalty.mu, int(steps.max()))
+                fine = found.residual <= attainable(self.atol, x)
+                settled = (worst <= _NEAR) & found.is_strict & fine
+                many = (steps >= 4 * self.limit).to(x.device)
+                open_ = open_ & (worst > attainable(1e-7, x, 100)) & ~settled & ~many
+                if not bool(open_.any()):
+                    return found
+            return polish(answered, x, v, penalty.omega, penalty.mu, int(steps.max()))
 
     def _minimize(
-        self, st: Stationarity, penalty: _Penalty, x: Tensor, w: Tensor, atol: float
-    ) -> tuple[_Point, int]:
-        here, k = self._look(st, penalty, x, w), 0
-        small = torch.zeros_like(here.value, dtype=torch.bool)
-        while k < self.limit:
-            k += 1
+        self, penalty: _Penalty, x: Tensor, answered: Answered, going: Tensor, atol: float
+    ) -> tuple[_Point, Tensor]:
+        here, steps = _look(penalty, x, answered), torch.zeros(len(x), dtype=torch.int)
+        small, last = torch.zeros_like(going), torch.full_like(here.value, torch.inf)
+        # Where the follower has no answer there is no hypergradient to follow.
+        falls = torch.ones_like(going)
+        going = going & (answered.residual <= attainable(_FOLLOWED, x))
+        for _ in range(self.limit):
             size = vector_norm(here.gradient, dim=-1)
-            going = (size > 0) & size.isfinite() & ~small
+            # Where the value no longer tells, the gradient must.
+            going = going & (falls | (size < last))
+            last = size
+            # One step more than asked: it squares the error.
+            going = going & (size > 0) & size.isfinite() & ~small
             small |= size <= atol
             if not bool(going.any()):
                 break
-            there, moved = self._advance(st, penalty, here, going)
-            if not bool(moved.any()):
+            steps += going.cpu()
+            x, answered, going = self._advance(penalty, here, going)
+            if not bool(going.any()):
                 break
+            there = _look(penalty, x, answered)
+            falls = there.value < here.value - noise(here.value, 500)
             here = there
-        return here, k
+        return here, steps
 
     def _advance(
-        self, st: Stationarity, penalty: _Penalty, here: _Point, going: Tensor
-    ) -> tuple[_Point, Tensor]:
+        self, penalty: _Penalty, here: _Point, going: Tensor
+    ) -> tuple[Tensor, Answered, Tensor]:
+        st, old = here.answered.st, here.answered
         d = _descent(here.S, here.gradient, here.x)
+        d = torch.where(going[:, None], d, 0.0)
         drop, step = vecdot(here.gradient, d), going.to(d)
-        noise = 1e-13 * (1 + here.value.abs())
+        x, answered, moved = here.x, old, torch.zeros_like(going)
         for _ in range(30):
-            x = here.x + step[:, None] * d
-            guess = here.answered.w + (here.slope @ (step[:, None] * d)[..., None]).squeeze(-1)
-            answered = self.follower(st, x, _inside(st, guess, here.answered.w))
-            value = penalty(st, x, answered.w[:, : st.sizes[1]])
-            fine = answered.residual <= 1e-6
-            good = (value <= here.value + 1e-4 * step * drop + noise) & fine
-            if bool((good | ~going).all()):
+            asked = going & ~moved
+            there = here.x + step[:, None] * d
+            guess = old.w + (here.slope @ (step[:, None] * d)[..., None]).squeeze(-1)
+            found = self.follower(st, there, _inside(st, guess, old.w), asked)
+            value = penalty(st, there, found.w[:, : st.sizes[1]])
+            fine = asked & (found.residual <= attainable(_FOLLOWED, there))
+            good = (value <= here.value + 1e-4 * step * drop + noise(here.value, 500)) & fine
+            x, answered = torch.where(good[:, None], there, x), found.where(good, answered)
+            moved = moved | good
+            if bool((moved | ~going).all()):
                 break
-            step = torch.where(good, step, step / 2)
-        moved = good & going
-        x = torch.where(moved[:, None], x, here.x)
-        w = torch.where(moved[:, None], answered.w, here.answered.w)
-        return self._look(st, penalty, x, w), moved
+            step = torch.where(moved, step, step / 2)
+        return x, answered, moved
 
-    def _look(self, st: Stationarity, penalty: _Penalty, x: Tensor, w: Tensor) -> _Point:
-        """Return value, gradient and second derivative of the leader's problem in ``x``."""
-        answered = self.follower(st, x, w)
-        at, w, n = answered.st, answered.w, st.sizes[0]
 
-        def whole(u: Tensor) -> Tensor:
-            x, w, v = u.split([n, at.follower_size, at.follower_size], -1)
-            (K,) = gradients(at.follower(x, w), (w,))
-            return penalty(at, x, w[:, : at.sizes[1]]) - vecdot(v, K)
+def _look(penalty: _Penalty, x: Tensor, answered: Answered) -> _Point:
+    """Return value, gradient and second derivative of the leader's problem in ``x``."""
+    at, w, n = answered.st, answered.w, x.shape[-1]
 
-        nothing = torch.zeros_like(w)
-        K_w = Hessian(lambda w: at.follower(x, w), w).dense()
-        F_w = Hessian(lambda w: penalty(at, x, w[:, : at.sizes[1]]), w).gradient.detach()
-        v = direct(K_w, F_w).x
-        H = Hessian(whole, torch.cat([x, w, v if v.numel() else nothing], -1))
-        matrix, gradient = H.dense(), H.gradient.detach()[:, :n]
-        side = matrix[:, n:, :n]
-        inner = quotient(matrix[:, n:, n:], side)
-        S = matrix[:, :n, :n] - side.mT @ inner
-        value = penalty(at, x, w[:, : at.sizes[1]])
-        return _Point(x, answered, value, gradient, S, -inner[:, : at.follower_size], v)
+    def whole(u: Tensor) -> Tensor:
+        x, w, v = u.split([n, at.follower_size, at.follower_size], -1)
+        (K,) = gradients(at.follower(x, w), (w,))
+        return penalty(at, x, w[:, : at.sizes[1]]) - vecdot(v, K)
+
+    nothing = torch.zeros_like(w)
+    K_w = Hessian(lambda w: at.follower(x, w), w).dense()
+    F_w = Hessian(lambda w: penalty(at, x, w[:, : at.sizes[1]]), w).gradient.detach()
+    v = direct(K_w, F_w).x
+    H = Hessian(whole, torch.cat([x, w, v if v.numel() else nothing], -1))
+    matrix, gradient = H.dense(), H.gradient.detach()[:, :n]
+    side = matrix[:, n:, :n]
+    inner = quotient(matrix[:, n:, n:], side)
+    S = matrix[:, :n, :n] - side.mT @ inner
+    value = penalty(at, x, w[:, : at.sizes[1]])
+    return _Point(x, answered, value, gradient, S, -inner[:, : at.follower_size], v)
 
 
 def _descent(S: Tensor, g: Tensor, x: Tensor) -> Tensor:
@@ -206,17 +238,18 @@ def _inside(st: Stationarity, guess: Tensor, old: Tensor) -> Tensor:
 
 
 def _update(
-    st: Stationarity, penalty: _Penalty, point: _Point, worst: Tensor | None
-) -> tuple[_Penalty, Tensor, Tensor]:
-    x, y = point.x, point.answered.w[:, : st.sizes[1]]
+    penalty: _Penalty, point: _Point, worst: Tensor, open_: Tensor
+) -> tuple[_Penalty, Tensor]:
+    st, x = point.answered.st, point.x
+    y = point.answered.w[:, : st.sizes[1]]
     H, G = st.instances.vector("H", x, y), st.instances.vector("G", x, y)
     rho = penalty.rho[:, None]
     slack = torch.maximum(G, -penalty.mu / rho)
     violation = torch.cat([H.abs(), slack.abs()], -1).amax(-1)
-    slow = torch.zeros_like(violation, dtype=torch.bool) if worst is None else violation > worst / 4
+    slow = violation > worst / 4
     new = _Penalty(
-        penalty.omega + rho * H,
-        (penalty.mu + rho * G).clamp(min=0),
-        torch.where(slow, (10 * penalty.rho).clamp(max=1e8), penalty.rho),
+        torch.where(open_[:, None], penalty.omega + rho * H, penalty.omega),
+        torch.where(open_[:, None], (penalty.mu + rho * G).clamp(min=0), penalty.mu),
+        torch.where(open_ & slow, (10 * penalty.rho).clamp(max=1e8), penalty.rho),
     )
-    return new, violation, violation
+    return new, torch.where(open_, violation, worst)

@@ -10,7 +10,8 @@ from torch.linalg import vector_norm
 
 from bilevel.adjoints.linear import direct
 from bilevel.adjoints.stationarity import Hessian, Stationarity
-from bilevel.solvers.smooth.follower import Answered
+from bilevel.problem.precision import attainable
+from bilevel.solvers.smooth.answered import Answered
 
 #: Eigenvalues below this share of the largest count as zero.
 SINGULAR = 1e-13
@@ -50,6 +51,11 @@ class Stationary:
     margin: Tensor
     iterations: int
 
+    @property
+    def is_strict(self) -> Tensor:
+        """Where both levels' second-order conditions hold and no matrix is singular."""
+        return self.follower_is_minimum & self.is_minimum & ~self.is_singular
+
 
 def polish(
     answered: Answered, x: Tensor, v: Tensor, omega: Tensor, mu: Tensor, steps: int
@@ -87,6 +93,8 @@ def polish(
     if rows.shape[-1]:
         wrong = torch.maximum(rows, -duals).clamp(min=0).amax(-1)
         residual, margin = torch.maximum(size, wrong), torch.maximum(duals, -rows).amin(-1)
+    f, F = (st.instances.value(name, x, y) for name in "fF")
+    residual = torch.where(f.isfinite() & F.isfinite(), residual, torch.inf)
     K = Hessian(lambda w: st.follower(x, w), w)
     follower = vector_norm(K.gradient.detach(), dim=-1)
     minimum, singular = _second_order(st, u)
@@ -95,7 +103,7 @@ def polish(
 
 
 def _newton(st: Stationarity, u: Tensor) -> tuple[Tensor, Tensor]:
-    best, size = u, torch.full_like(u[:, 0], torch.inf)
+    best, size, least = u, torch.full_like(u[:, 0], torch.inf), attainable(1e-14, u, 10)
     duals = torch.zeros_like(u[0], dtype=torch.bool)
     if st.t is not None:
         first = st.sizes[0] + st.sizes[1] + st.sizes[2]
@@ -104,9 +112,10 @@ def _newton(st: Stationarity, u: Tensor) -> tuple[Tensor, Tensor]:
     for _ in range(30 if st.t is not None else 6):
         H = Hessian(st.leader, u)
         now = vector_norm(H.gradient.detach(), dim=-1)
-        better = now < size
+        # A finished instance stays as it is, whatever the others still need.
+        better = (now < size) & (size > least)
         best, size = torch.where(better[:, None], u, best), torch.where(better, now, size)
-        if bool((size <= 1e-14).all()):
+        if bool((size <= least).all()):
             break
         d = direct(H.dense(), -H.gradient.detach()).x
         if st.t is not None:
@@ -126,5 +135,5 @@ def _second_order(st: Stationarity, u: Tensor) -> tuple[Tensor, Tensor]:
     size = torch.linalg.eigvalsh(Hessian(st.leader, u).dense().nan_to_num())
     # Minus the follower's matrix has m negative eigenvalues.
     expected = (m if st.instances.problem.zero_sum else m + p + k) + equations + rows
-    small = size.abs().amin(-1) <= SINGULAR * size.abs().amax(-1)
+    small = size.abs().amin(-1) <= attainable(SINGULAR, u, 100) * size.abs().amax(-1)
     return (size < 0).sum(-1) == expected, small
