@@ -13,6 +13,7 @@ from torch import Tensor
 from bilevel.adjoints.implicit import Implicit
 from bilevel.adjoints.stationarity import Stationarity
 from bilevel.errors import ProblemError
+from bilevel.problem.precision import attainable
 from bilevel.problem.trees import flatten, mapped, still, unflatten
 from bilevel.program import Progress
 from bilevel.smooth_solution import SmoothSolution
@@ -188,7 +189,7 @@ def _norm(task: Task, st: Stationarity, x: Tensor, y: Tensor) -> float:
 
     What counts as an answer is what ``judge`` takes for one.
     """
-    if not task.residual(st, x, y) <= ANSWERED:
+    if not task.residual(st, x, y) <= attainable(ANSWERED, y):
         return math.nan
     tree = mapped(leaf, task.trees[0].tree(x[0]))
     found = hypergradient(task.problem, Implicit(), tree, task.trees[1].tree(y[0]), task.z)
