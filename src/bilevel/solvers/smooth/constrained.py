@@ -16,13 +16,16 @@ from bilevel.solvers.smooth.answered import Answered, finite, taken
 _BOUNDARY = 0.995
 #: How often the active rows are corrected near a known answer.
 _ROUNDS = 5
+#: In so many steps the interior-point method must halve its residual.
+_PATIENCE = 15
 
 
 def interior(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int) -> Answered:
     """Return the answers to ``x``, from ``w`` on; a finished instance stays as it is.
 
     A primal-dual interior-point method whose parameter grows tenfold a step, then Newton's method
-    on the active rows, or on the barrier's equations.
+    on the active rows, or on the barrier's equations. An instance whose residual does not halve in
+    some steps is given up: its constraints may contradict each other.
     """
     m, p, k = st.sizes[1:4]
     whole = replace(st, active_g=torch.ones_like(st.active_g), t=None)
@@ -32,9 +35,13 @@ def interior(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int) ->
     lam = torch.where(w[:, m + p :] > 0, w[:, m + p :], 0).clamp(min=1e-2)
     w, steps = torch.cat([w[:, : m + p], lam], -1), 0
     H = Hessian(lambda w: whole.follower(x, w), w)
+    goal, waited = torch.full_like(tau, torch.inf), torch.zeros_like(tau)
     while steps < limit:
         near = vector_norm(_rest(H, w, s, tau, m + p), dim=-1)
+        falls = near <= goal
+        goal, waited = torch.where(falls, near / 2, goal), torch.where(falls, 0, waited + 1)
         going = ((near > max(atol, attainable(1e-12, w))) | (tau > final)) & near.isfinite()
+        going &= waited <= _PATIENCE
         if not bool(going.any()):
             break
         steps += 1
@@ -42,6 +49,7 @@ def interior(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int) ->
         w, s, H = _walk(whole, x, (w, s), (dw, ds), tau, m + p, near, going)
         ready = vector_norm(_rest(H, w, s, tau, m + p), dim=-1) <= 10 * tau
         tau = torch.where(ready & going, (tau / 10).clamp(min=final), tau)
+        goal = torch.where(ready & going, torch.inf, goal)
     if st.t is None:
         lam = w[:, m + p :]
         st = replace(st, active_g=lam > s)
@@ -164,7 +172,7 @@ def _walk(
     (w, s), (dw, ds) = point, step
     dw, ds = torch.where(going[:, None], dw, 0.0), torch.where(going[:, None], ds, 0.0)
     length = torch.minimum(_longest(s, ds), _longest(w[:, first:], dw[:, first:]))
-    for _ in range(30):
+    for _ in range(20):
         new_w, new_s = w + length[:, None] * dw, s + length[:, None] * ds
         H = Hessian(lambda w: st.follower(x, w), new_w)
         now = vector_norm(_rest(H, new_w, new_s, tau, first), dim=-1)

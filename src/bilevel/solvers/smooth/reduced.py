@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,17 @@ _LONGEST = 10.0
 _FOLLOWED = 1e-6
 #: From this violation of the leader's constraints on, Newton's method on all conditions is tried.
 _NEAR = 0.1
+#: So many steps in a row that are a smaller share of Newton's end the search: it is at a kink,
+#: where the follower's active rows change, or at the end of where the follower has an answer.
+_SHORT, _PATIENCE = 1e-2, 4
+#: Steps tried, each a quarter of the last.
+_TRIALS = 15
+#: Accuracy of the barrier that is asked beyond a kink.
+_BARRIER = 1e6
+_KINK = (
+    "The search ended where the optimality conditions cannot hold at once, such as at a kink, "
+    "where the follower's active rows change."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +89,9 @@ class ReducedNewton(AbstractSmoothSolver):
 
     Notes
     -----
-    A local method: where ``F(x, y(x))`` is not convex, the point depends on the start.
+    A local method: where ``F(x, y(x))`` is not convex, the point depends on the start. At a kink,
+    where the follower's active rows change, no gradient vanishes: the best point is then sought
+    with a log barrier too, and returned as ``FEASIBLE``.
 
     Examples
     --------
@@ -101,13 +114,20 @@ class ReducedNewton(AbstractSmoothSolver):
         began = time.perf_counter()
         st, (x, y) = task.stationarity(), task.flat_start()
         w = torch.cat([y, y.new_zeros(1, st.follower_size - y.shape[-1])], -1)
-        found = self.stationary(st, x, w)
+        with torch.no_grad():
+            found, point = self._search(st, x, w)
+        norm, note = float(found.residual), ""
         x, w, *_ = found.st.split(found.u)
+        at, atol = found.st, attainable(ANSWERED, x)
+        if not norm <= atol:
+            # Newton's method on all conditions has left the point that the search had found.
+            x, answered = self._beyond(task, st, point)
+            w, at, note = answered.w, answered.st, _KINK
+            norm = max(2 * atol, float(vector_norm(point.gradient)))
         return task.judge(
-            x, w[:, : st.sizes[1]], w, found.st, norm=float(found.residual),
-            atol=attainable(ANSWERED, x), is_answer=bool(found.follower_is_minimum),
-            is_minimum=bool(found.is_minimum), method=repr(self), steps=found.iterations,
-            seconds=time.perf_counter() - began,
+            x, w[:, : st.sizes[1]], w, at, norm=norm, atol=atol, note=note,
+            is_answer=bool(found.follower_is_minimum), is_minimum=bool(found.is_minimum),
+            method=repr(self), steps=found.iterations, seconds=time.perf_counter() - began,
         )  # fmt: skip
 
     def stationary(self, st: Stationarity, x: Tensor, w: Tensor) -> Stationary:
@@ -117,33 +137,53 @@ class ReducedNewton(AbstractSmoothSolver):
         on them.
         """
         with torch.no_grad():
-            count, (_, _, _, _, equations, rows) = len(x), st.sizes
-            penalty = _Penalty(
-                x.new_zeros(count, equations), x.new_zeros(count, rows), x.new_full((count,), 10.0)
-            )
-            is_penalized = bool(equations + rows)
-            atol = attainable(1e-6 if is_penalized else self.atol, x, 10)
-            answered, v = self.follower(st, x, w), torch.zeros_like(w)
-            worst, steps = (
-                torch.full_like(x.sum(-1), torch.inf),
-                torch.zeros(count, dtype=torch.int),
-            )
-            open_ = torch.ones(count, dtype=torch.bool, device=x.device)
-            for _ in range(30 if is_penalized else 1):
-                point, used = self._minimize(penalty, x, answered, open_, atol)
-                x, answered, steps = point.x, point.answered, steps + used
-                v = torch.where(open_[:, None], point.v, v)
-                if not is_penalized:
-                    break
+            return self._search(st, x, w)[0]
+
+    def _beyond(self, task: Task, st: Stationarity, point: _Point) -> tuple[Tensor, Answered]:
+        """Return the best of a point and of what a barrier, which has no kinks, finds from it."""
+        best = point.x, point.answered
+        if st.t is not None or not st.sizes[3]:
+            return best
+        with torch.no_grad():
+            found, _ = self._search(replace(st, t=_BARRIER), point.x, point.answered.w)
+            x, w, *_ = found.st.split(found.u)
+            answered = self.follower(st, x, w)
+            y, old = (one.w[:, : st.sizes[1]] for one in (answered, point.answered))
+            limit = attainable(ANSWERED, x)
+            is_good = task.residual(answered.st, x, answered.w) <= limit
+            is_good &= task.violation(st, x, y) <= limit
+            was_good = task.violation(st, point.x, old) <= limit
+            F, F_old = (float(st.instances.value("F", a, b)) for a, b in ((x, y), (point.x, old)))
+            return (x, answered) if is_good and (F_old > F or not was_good) else best
+
+    def _search(self, st: Stationarity, x: Tensor, w: Tensor) -> tuple[Stationary, _Point]:
+        """Return stationary points, and those of the leader's problem that they were sought from.
+
+        The second ones are answers of the follower in any case.
+        """
+        count, (_, _, _, _, equations, rows) = len(x), st.sizes
+        penalty = _Penalty(
+            x.new_zeros(count, equations), x.new_zeros(count, rows), x.new_full((count,), 10.0)
+        )
+        is_penalized = bool(equations + rows)
+        atol = attainable(1e-6 if is_penalized else self.atol, x, 10)
+        answered, v = self.follower(st, x, w), torch.zeros_like(w)
+        worst, steps = torch.full_like(x.sum(-1), torch.inf), torch.zeros(count, dtype=torch.int)
+        open_ = torch.ones(count, dtype=torch.bool, device=x.device)
+        for _ in range(30 if is_penalized else 1):
+            point, used = self._minimize(penalty, x, answered, open_, atol)
+            x, answered, steps = point.x, point.answered, steps + used
+            v = torch.where(open_[:, None], point.v, v)
+            if is_penalized:
                 penalty, worst = _update(penalty, point, worst, open_)
-                found = polish(answered, x, v, penalty.omega, penalty.mu, int(steps.max()))
-                fine = found.residual <= attainable(self.atol, x)
-                settled = (worst <= _NEAR) & found.is_strict & fine
-                many = (steps >= 4 * self.limit).to(x.device)
-                open_ = open_ & (worst > attainable(1e-7, x, 100)) & ~settled & ~many
-                if not bool(open_.any()):
-                    return found
-            return polish(answered, x, v, penalty.omega, penalty.mu, int(steps.max()))
+            found = polish(answered, x, v, penalty.omega, penalty.mu, int(steps.max()))
+            fine = found.residual <= attainable(self.atol, x)
+            settled = (worst <= _NEAR) & found.is_strict & fine
+            many = (steps >= 4 * self.limit).to(x.device)
+            open_ = open_ & (worst > attainable(1e-7, x, 100)) & ~settled & ~many
+            if not bool(open_.any()):
+                break
+        return found, point
 
     def _minimize(
         self, penalty: _Penalty, x: Tensor, answered: Answered, going: Tensor, atol: float
@@ -151,7 +191,7 @@ class ReducedNewton(AbstractSmoothSolver):
         here, steps = _look(penalty, x, answered), torch.zeros(len(x), dtype=torch.int)
         small, last = torch.zeros_like(going), torch.full_like(here.value, torch.inf)
         # Where the follower has no answer there is no hypergradient to follow.
-        falls = torch.ones_like(going)
+        falls, short = torch.ones_like(going), torch.zeros_like(here.value)
         going = going & (answered.residual <= attainable(_FOLLOWED, x))
         for _ in range(self.limit):
             size = vector_norm(here.gradient, dim=-1)
@@ -164,7 +204,9 @@ class ReducedNewton(AbstractSmoothSolver):
             if not bool(going.any()):
                 break
             steps += going.cpu()
-            x, answered, going = self._advance(penalty, here, going)
+            x, answered, step = self._advance(penalty, here, going)
+            short = torch.where(step < _SHORT, short + 1, 0)
+            going = going & (step > 0) & (short < _PATIENCE)
             if not bool(going.any()):
                 break
             there = _look(penalty, x, answered)
@@ -175,12 +217,13 @@ class ReducedNewton(AbstractSmoothSolver):
     def _advance(
         self, penalty: _Penalty, here: _Point, going: Tensor
     ) -> tuple[Tensor, Answered, Tensor]:
+        """Return the next decisions, their answers, and the shares of Newton's steps taken."""
         st, old = here.answered.st, here.answered
         d = _descent(here.S, here.gradient, here.x)
         d = torch.where(going[:, None], d, 0.0)
         drop, step = vecdot(here.gradient, d), going.to(d)
         x, answered, moved = here.x, old, torch.zeros_like(going)
-        for _ in range(30):
+        for _ in range(_TRIALS):
             asked = going & ~moved
             there = here.x + step[:, None] * d
             guess = old.w + (here.slope @ (step[:, None] * d)[..., None]).squeeze(-1)
@@ -192,8 +235,8 @@ class ReducedNewton(AbstractSmoothSolver):
             moved = moved | good
             if bool((moved | ~going).all()):
                 break
-            step = torch.where(moved, step, step / 2)
-        return x, answered, moved
+            step = torch.where(moved, step, step / 4)
+        return x, answered, torch.where(moved, step, 0.0)
 
 
 def _look(penalty: _Penalty, x: Tensor, answered: Answered) -> _Point:
