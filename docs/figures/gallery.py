@@ -131,9 +131,31 @@ def denoising() -> Figure:
     return figure
 
 
+def consolidation() -> Figure:
+    """Return what five tasks in sequence leave of each, and on average."""
+    found = example("11_consolidation")
+    figure, (left, right) = pair()
+    names, pairs = list(found["right"]), ["0, 1", "2, 3", "4, 5", "6, 7", "8, 9"]
+    shown = {"no penalty": GREY, "one weight": BLUE, "a weight each": RED}
+    for name, colour in shown.items():
+        left.plot(pairs, found["right"][name], "o-", color=colour, label=name)
+    left.set_xlabel("task, in the order of training")
+    left.set_ylabel("test accuracy at the end")
+    left.legend(frameon=False, fontsize=9, loc="lower right")
+    colours = [shown.get(name, GREEN) for name in names]
+    right.barh(names, [np.mean(found["right"][name]) for name in names], color=colours)
+    right.bar_label(right.containers[0], fmt="%.3f", padding=3, fontsize=9)
+    right.set_xlim(0.5, 1.05)
+    right.invert_yaxis()
+    right.grid(visible=False)
+    right.set_xlabel("test accuracy, mean over the tasks")
+    return figure
+
+
 FIGURES = {
     "gallery-weights": one_weight_per_feature,
     "gallery-lasso": lasso,
     "gallery-labels": clean_labels,
     "gallery-denoising": denoising,
+    "gallery-consolidation": consolidation,
 }

@@ -10,6 +10,7 @@ from torch.linalg import vector_norm
 
 from bilevel.adjoints.linear import direct
 from bilevel.adjoints.stationarity import Hessian, Stationarity
+from bilevel.problem.precision import attainable
 from bilevel.solvers.smooth.answered import Answered, finite, taken
 
 _BOUNDARY = 0.995
@@ -29,7 +30,7 @@ def interior(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int) ->
     """
     m, p, k = st.sizes[1:4]
     whole = replace(st, active_g=torch.ones_like(st.active_g), t=None)
-    final = 1 / st.t if st.t is not None else 1e-13
+    final = 1 / st.t if st.t is not None else attainable(1e-13, w, 1)
     s = (-st.instances.vector("g", x, w[:, :m])).clamp(min=_SLACK)
     tau = torch.full_like(w[:, 0], 1.0 if k else final)
     # A start on the central path's scale: slack times multiplier is the parameter.
@@ -38,7 +39,8 @@ def interior(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int) ->
     moves = torch.ones_like(tau, dtype=torch.bool)
     while steps < limit:
         near = vector_norm(_rest(H, w, s, tau, m + p), dim=-1)
-        going = moves & ((near > max(atol, 1e-12)) | (tau > final)) & near.isfinite()
+        small = near <= max(atol, attainable(1e-12, w))
+        going = moves & ~(small & (tau <= final)) & near.isfinite()
         if not bool(going.any()):
             break
         steps += 1
@@ -103,7 +105,7 @@ def near(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int, rows: 
 
 
 def _holds(found: Answered, atol: float) -> Tensor:
-    return (found.residual <= max(atol, 1e-10)) & found.is_minimum
+    return (found.residual <= max(atol, attainable(1e-10, found.w))) & found.is_minimum
 
 
 def _polished(st: Stationarity, x: Tensor, w: Tensor, limit: int, steps: int) -> Answered:
@@ -117,7 +119,7 @@ def _polished(st: Stationarity, x: Tensor, w: Tensor, limit: int, steps: int) ->
         going &= now < size
         best, size = torch.where(going[:, None], w, best), torch.where(going, now, size)
         matrix = torch.where(going[:, None, None], new, matrix)
-        going &= size > 1e-14
+        going &= size > attainable(1e-14, w, 10)
         if i == limit or not bool(going.any()):
             break
         d = direct(new, -H.gradient.detach()).x

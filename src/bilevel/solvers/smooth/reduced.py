@@ -11,6 +11,7 @@ from torch.linalg import vecdot, vector_norm
 
 from bilevel.adjoints.linear import direct, quotient
 from bilevel.adjoints.stationarity import Hessian, Stationarity, gradients
+from bilevel.problem.precision import attainable
 from bilevel.smooth_solution import SmoothSolution
 from bilevel.solvers.smooth.answered import Answered, noise
 from bilevel.solvers.smooth.follower import Newton
@@ -105,9 +106,10 @@ class ReducedNewton(AbstractSmoothSolver):
         found = self.stationary(st, x, w)
         x, w, *_ = found.st.split(found.u)
         return task.judge(
-            x, w[:, : st.sizes[1]], w, found.st, norm=float(found.residual), atol=ANSWERED,
-            is_answer=bool(found.follower_is_minimum), is_minimum=bool(found.is_minimum),
-            method=repr(self), steps=found.iterations, seconds=time.perf_counter() - began,
+            x, w[:, : st.sizes[1]], w, found.st, norm=float(found.residual),
+            atol=attainable(ANSWERED, x), is_answer=bool(found.follower_is_minimum),
+            is_minimum=bool(found.is_minimum), method=repr(self), steps=found.iterations,
+            seconds=time.perf_counter() - began,
         )  # fmt: skip
 
     def stationary(self, st: Stationarity, x: Tensor, w: Tensor) -> Stationary:
@@ -122,7 +124,7 @@ class ReducedNewton(AbstractSmoothSolver):
                 x.new_zeros(count, equations), x.new_zeros(count, rows), x.new_full((count,), 10.0)
             )
             is_penalized = bool(equations + rows)
-            atol = 1e-6 if is_penalized else self.atol
+            atol = attainable(1e-6 if is_penalized else self.atol, x, 10)
             answered, v = self.follower(st, x, w), torch.zeros_like(w)
             worst, steps = (
                 torch.full_like(x.sum(-1), torch.inf),
@@ -141,9 +143,10 @@ class ReducedNewton(AbstractSmoothSolver):
                     break
                 penalty, worst = _update(penalty, point, worst, open_)
                 found = polish(answered, x, v, penalty.omega, penalty.mu, int(steps.max()))
-                settled = (worst <= _NEAR) & found.is_strict & (found.residual <= self.atol)
+                fine = found.residual <= attainable(self.atol, x)
+                settled = (worst <= _NEAR) & found.is_strict & fine
                 many = (steps >= 4 * self.limit).to(x.device)
-                open_ = open_ & (worst > 1e-7) & ~settled & ~many
+                open_ = open_ & (worst > attainable(1e-7, x, 100)) & ~settled & ~many
                 if not bool(open_.any()):
                     return found
             return polish(answered, x, v, penalty.omega, penalty.mu, int(steps.max()))
@@ -158,7 +161,7 @@ class ReducedNewton(AbstractSmoothSolver):
         violation = torch.cat([H.abs(), G], -1).amax(-1)
         found = polish(answered, x, v, omega, mu, 0)
         known = (torch.maximum(left, violation) <= _KNOWN) & (answered.residual <= _FOLLOWED)
-        known &= found.is_strict & (found.residual <= self.atol)
+        known &= found.is_strict & (found.residual <= attainable(self.atol, x))
         begun = _Penalty(
             torch.where(known[:, None], omega, penalty.omega),
             torch.where(known[:, None], mu, penalty.mu),
@@ -173,7 +176,7 @@ class ReducedNewton(AbstractSmoothSolver):
         small, last = torch.zeros_like(going), torch.full_like(here.value, torch.inf)
         # Where the follower has no answer there is no hypergradient to follow.
         falls = torch.ones_like(going)
-        going = going & (answered.residual <= _FOLLOWED)
+        going = going & (answered.residual <= attainable(_FOLLOWED, x))
         for _ in range(self.limit):
             size = vector_norm(here.gradient, dim=-1)
             # Where the value no longer tells, the gradient must.
@@ -207,7 +210,7 @@ class ReducedNewton(AbstractSmoothSolver):
             guess = old.w + (here.slope @ (step[:, None] * d)[..., None]).squeeze(-1)
             found = self.follower(st, there, _inside(st, guess, old.w), asked)
             value = penalty(st, there, found.w[:, : st.sizes[1]])
-            fine = asked & (found.residual <= _FOLLOWED)
+            fine = asked & (found.residual <= attainable(_FOLLOWED, there))
             good = (value <= here.value + 1e-4 * step * drop + noise(here.value, 500)) & fine
             x, answered = torch.where(good[:, None], there, x), found.where(good, answered)
             moved = moved | good

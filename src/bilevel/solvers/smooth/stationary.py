@@ -10,6 +10,7 @@ from torch.linalg import vector_norm
 
 from bilevel.adjoints.linear import direct
 from bilevel.adjoints.stationarity import Hessian, Stationarity
+from bilevel.problem.precision import attainable
 from bilevel.solvers.smooth.answered import Answered
 
 #: Eigenvalues below this share of the largest count as zero.
@@ -128,7 +129,7 @@ def polish(
 
 
 def _newton(st: Stationarity, u: Tensor) -> tuple[Tensor, Tensor]:
-    best, size = u, torch.full_like(u[:, 0], torch.inf)
+    best, size, least = u, torch.full_like(u[:, 0], torch.inf), attainable(1e-14, u, 10)
     duals = torch.zeros_like(u[0], dtype=torch.bool)
     if st.t is not None:
         first = st.sizes[0] + st.sizes[1] + st.sizes[2]
@@ -138,9 +139,9 @@ def _newton(st: Stationarity, u: Tensor) -> tuple[Tensor, Tensor]:
         H = Hessian(st.leader, u)
         now = vector_norm(H.gradient.detach(), dim=-1)
         # A finished instance stays as it is, whatever the others still need.
-        better = (now < size) & (size > 1e-14)
+        better = (now < size) & (size > least)
         best, size = torch.where(better[:, None], u, best), torch.where(better, now, size)
-        if bool((size <= 1e-14).all()):
+        if bool((size <= least).all()):
             break
         d = direct(H.dense(), -H.gradient.detach()).x
         if st.t is not None:
@@ -160,5 +161,5 @@ def _second_order(st: Stationarity, u: Tensor) -> tuple[Tensor, Tensor]:
     size = torch.linalg.eigvalsh(Hessian(st.leader, u).dense().nan_to_num())
     # Minus the follower's matrix has m negative eigenvalues.
     expected = (m if st.instances.problem.zero_sum else m + p + k) + equations + rows
-    small = size.abs().amin(-1) <= SINGULAR * size.abs().amax(-1)
+    small = size.abs().amin(-1) <= attainable(SINGULAR, u, 100) * size.abs().amax(-1)
     return (size < 0).sum(-1) == expected, small
