@@ -1,4 +1,4 @@
-"""Two bilevel problems on handwritten digits, and runs on them that are watched."""
+"""Data hyper-cleaning on handwritten digits, and runs on it that are watched."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import bilevel as bl
-from benchmarks.cases.minibatch import CLEANING
 from bilevel.solvers.smooth import Newton, Task
 from bilevel.solvers.smooth.counting import Tally
 
 #: Steps of the default descent, whose loss is what the others must reach.
-REFERENCE_STEPS = {"small": 10, "full": 100}
+REFERENCE_STEPS = {"small": 4, "full": 100}
 _SAMPLES = {"small": (100, 50), "full": (500, 200)}
 _WRONG = 0.4
 
@@ -31,9 +30,8 @@ Run = Callable[[bl.SmoothProblem, Any, Callable[[Optimizer], Optimizer], float],
 
 @dataclass(frozen=True, eq=False)
 class Digits:
-    """One draw of one problem."""
+    """One draw of samples: a weight for each of those whose label may be wrong."""
 
-    group: str
     size: str
     seed: int
     problem: bl.SmoothProblem = field(repr=False)
@@ -41,7 +39,7 @@ class Digits:
 
     @classmethod
     @cache
-    def draw(cls, group: str, size: str, seed: int) -> Digits:
+    def draw(cls, size: str, seed: int) -> Digits:
         """Return training and validation samples, the same for a seed."""
         from sklearn.datasets import load_digits
 
@@ -51,15 +49,12 @@ class Digits:
         b, order = torch.tensor(digits), rng.permutation(len(digits))
         train, valid = order[:n], order[n : n + m]
         labels = b[train].clone()
-        if group == CLEANING:
-            wrong = rng.random(n) < _WRONG
-            labels[wrong] = (labels[wrong] + torch.tensor(rng.integers(1, 10, wrong.sum()))) % 10
-            loss, x = _weighted, torch.zeros(n).double()
-        else:
-            loss, x = _penalized, torch.full((65,), np.log(1e-2)).double()
+        wrong = rng.random(n) < _WRONG
+        labels[wrong] = (labels[wrong] + torch.tensor(rng.integers(1, 10, wrong.sum()))) % 10
         F = bl.SampleMean(_validation, (A[valid], b[valid]))
-        f = bl.SampleMean(loss, (torch.arange(n), A[train], labels))
-        return cls(group, size, seed, bl.SmoothProblem(F, f), (x, torch.zeros(65, 10).double()))
+        f = bl.SampleMean(_weighted, (torch.arange(n), A[train], labels))
+        start = torch.zeros(n).double(), torch.zeros(65, 10).double()
+        return cls(size, seed, bl.SmoothProblem(F, f), start)
 
     @property
     def samples(self) -> tuple[int, int]:
@@ -152,7 +147,3 @@ def _validation(x: Any, W: torch.Tensor, A: torch.Tensor, b: torch.Tensor) -> to
 def _weighted(x: Any, W: torch.Tensor, i: Any, A: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     losses = cross_entropy(A @ W, b, reduction="none")
     return (x[i].sigmoid() * losses).mean() + 1e-3 * W.square().sum()
-
-
-def _penalized(x: Any, W: torch.Tensor, i: Any, A: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return cross_entropy(A @ W, b) + (x.exp() @ W.square()).sum() / 2

@@ -12,15 +12,7 @@ from typing import Any
 import torch
 
 import bilevel as bl
-from benchmarks.cases.minibatch import (
-    CLEANING,
-    LOOSE,
-    PENALTIES,
-    SABA,
-    SOBA_ADAM,
-    SOBA_SGD,
-    STOCBIO,
-)
+from benchmarks.cases.minibatch import LOOSE, SABA, SOBA_ADAM, SOBA_SGD, STOCBIO
 from benchmarks.minibatch_data import Digits, Optimizer, Run, watch
 from bilevel import adjoints
 from bilevel.solvers.smooth import Newton, Task
@@ -35,32 +27,35 @@ from bilevel.solvers.smooth.minibatch import (
 
 #: What each method's optimizer may take; ``tune`` finds the best on a draw that is not measured.
 GRID = {
-    SOBA_SGD: (10.0, 30.0, 60.0),
+    LOOSE: (1.5e3, 5e3, 1.5e4),
+    SOBA_SGD: (5.0, 10.0, 30.0),
     SOBA_ADAM: (0.1, 0.2, 0.4),
     SABA: (0.1, 0.2, 0.4),
-    STOCBIO: (100.0, 300.0, 1000.0),
-    LOOSE: (3e3, 1e4, 3e4),
+    STOCBIO: (50.0, 150.0, 500.0),
 }
-RATE: dict[tuple[str, str], float] = {}
+RATE = {LOOSE: 5e3, SOBA_SGD: 10.0, SOBA_ADAM: 0.2, SABA: 0.2, STOCBIO: 150.0}
 _TUNED_ON = 100
 #: Samples in a batch are this share of either level's.
 _SHARE = 50
-#: Passes over the data that a stochastic method may take.
-_PASSES = 40
+#: Passes over the data that a stochastic method may take, and steps of the loose descent.
+_PASSES, _LOOSE_STEPS = {"small": 3, "full": 40}, {"small": 2, "full": 30}
 
 
 def method(name: str, digits: Digits, rate: float | None = None) -> Run:
     """Return a method's run with its best rate."""
-    rate = RATE[name, digits.group] if rate is None else rate
+    rate = RATE[name] if rate is None else rate
     sgd, adam = partial(torch.optim.SGD, lr=rate), partial(torch.optim.Adam, lr=rate)
     leader, follower = (max(1, n // _SHARE) for n in digits.samples)
-    steps = _PASSES * (digits.samples[1] // follower)
+    passes = _PASSES[digits.size]
+    steps = passes * (digits.samples[1] // follower)
     soba = bl.SOBA(sgd, batch_size=(leader, follower), steps=steps, decay=steps, polish=_as_it_is)
     if name == LOOSE:
         follow, adjoint = Newton(atol=1e-3), adjoints.Implicit(rtol=1e-2)
-        return descent(bl.HypergradientDescent(sgd, follow, adjoint, steps=30))
+        return descent(
+            bl.HypergradientDescent(sgd, follow, adjoint, steps=_LOOSE_STEPS[digits.size])
+        )
     if name == STOCBIO:
-        return partial(stocbio, sgd, (leader, follower))
+        return partial(stocbio, sgd, (leader, follower), passes)
     return descent(
         {
             SOBA_SGD: soba,
@@ -88,6 +83,7 @@ def descent(solver: Any) -> Run:
 def stocbio(
     optimizer: Optimizer,
     sizes: tuple[int, int],
+    passes: int,
     problem: bl.SmoothProblem,
     start: Any,
     watched: Callable[[Optimizer], Optimizer],
@@ -120,7 +116,7 @@ def stocbio(
 
     nothing = torch.zeros_like(y)
     size = 1 / curvature(follower, at(nothing), 16)[0]
-    for _ in range(_PASSES * follower.steps_a_pass // inner):
+    for _ in range(passes * follower.steps_a_pass // inner):
         if time.perf_counter() - began > limit:
             return "TIME_LIMIT"
         for _ in range(inner):
@@ -143,9 +139,9 @@ def _slope(sampler: Sampler, at: Point) -> torch.Tensor:
     return torch.autograd.grad(at.evaluate(sampler.draw().objective, at.x, y), y)[0]
 
 
-def tune(group: str, name: str) -> dict[float, tuple[float, float | None]]:
+def tune(name: str) -> dict[float, tuple[float, float | None]]:
     """Return the best loss, and the passes to the one asked, for each rate on a draw of its own."""
-    digits, found = Digits.draw(group, "full", _TUNED_ON), {}
+    digits, found = Digits.draw("full", _TUNED_ON), {}
     for rate in GRID[name]:
         curve = watch(digits, method(name, digits, rate), 120.0)
         k = curve.first(digits.reference.values[-1])
@@ -154,7 +150,6 @@ def tune(group: str, name: str) -> dict[float, tuple[float, float | None]]:
 
 
 if __name__ == "__main__":  # what RATE was taken from
-    for one in sys.argv[1:] or (CLEANING, PENALTIES):
-        print(one, "asked", Digits.draw(one, "full", _TUNED_ON).reference.values[-1], flush=True)
-        for each in GRID:
-            print(one, each, tune(one, each), flush=True)
+    print("asked", Digits.draw("full", _TUNED_ON).reference.values[-1], flush=True)
+    for each in sys.argv[1:] or GRID:
+        print(each, tune(each), flush=True)

@@ -14,31 +14,26 @@ from benchmarks.case import Case, Instance, Measurement, Method, Record, Target
 if TYPE_CHECKING:
     from benchmarks.minibatch_data import Curve, Digits
 
-CLEANING, PENALTIES = "cleaning", "penalties"
 DEFAULT, LOOSE = "HypergradientDescent", "descent, loose"
 SOBA_SGD, SOBA_ADAM, SABA, STOCBIO = "SOBA (SGD)", "SOBA (Adam)", "SABA (Adam)", "stocBiO"
 _OTHERS = (LOOSE, SOBA_SGD, SOBA_ADAM, SABA, STOCBIO)
-_DRAWS = {"small": {CLEANING: 1, PENALTIES: 1}, "full": {CLEANING: 3, PENALTIES: 3}}
+_DRAWS = {"small": 1, "full": 3}
 #: Points of a curve that a record keeps, about.
 _KEPT = 60
 
 
 def _instances(size: str) -> Sequence[Instance]:
-    def build(group: str, seed: int) -> Callable[[], Digits]:
+    def build(seed: int) -> Callable[[], Digits]:
         def make() -> Digits:
             from benchmarks.minibatch_data import Digits
 
-            digits = Digits.draw(group, size, seed)
+            digits = Digits.draw(size, seed)
             _ = digits.reference  # made once, outside the measured time of the others
             return digits
 
         return make
 
-    return [
-        Instance(f"{group}, draw {seed}", build(group, seed), group)
-        for group, draws in _DRAWS[size].items()
-        for seed in range(draws)
-    ]
+    return [Instance(f"cleaning, draw {seed}", build(seed)) for seed in range(_DRAWS[size])]
 
 
 def _default(digits: Digits, limit: float) -> Measurement:
@@ -83,64 +78,58 @@ def measurement(curve: Curve, asked: float) -> Measurement:
     )
 
 
-def _passes(records: Sequence[Record], method: str, group: str) -> dict[str, float]:
+def _passes(records: Sequence[Record], method: str) -> dict[str, float]:
     return {
         r["instance"]: r["extra"]["passes"]
         for r in records
-        if r["method"] == method and r["group"] == group and r["outcome"] == "solved"
+        if r["method"] == method and r["outcome"] == "solved"
     }
 
 
 def judge_minibatch(records: Sequence[Record]) -> Sequence[Target]:
     """Return how many times less work each stochastic method needs than either descent."""
-    found = []
-    for group in (CLEANING, PENALTIES):
-        draws = {r["instance"] for r in records if r["group"] == group}
-        for method in (SOBA_SGD, SOBA_ADAM, SABA, STOCBIO):
-            mine, texts, reached = _passes(records, method, group), [], True
-            for rival in (DEFAULT, LOOSE):
-                other = _passes(records, rival, group)
-                ratios = [other[name] / mine[name] for name in mine if name in other]
-                if not ratios:
-                    continue
-                mean = float(np.exp(np.mean(np.log(ratios))))
-                texts.append(f"{mean:.2g} times fewer than {rival} ({min(ratios):.2g} at least)")
-                reached = reached and min(ratios) > 1
-            missed = len(draws) - len(mine)
-            texts += [f"{missed} of {len(draws)} draws not reached"] if missed else []
-            if draws:
-                text = f"{group}: {method} reaches the deterministic loss in fewer passes"
-                found.append(Target(text, "; ".join(texts), reached and not missed))
+    found, draws = [], {r["instance"] for r in records}
+    for method in (SOBA_SGD, SOBA_ADAM, SABA, STOCBIO):
+        mine, texts, reached = _passes(records, method), [], True
+        for rival in (DEFAULT, LOOSE):
+            other = _passes(records, rival)
+            ratios = [other[name] / mine[name] for name in mine if name in other]
+            if not ratios:
+                continue
+            mean = float(np.exp(np.mean(np.log(ratios))))
+            texts.append(f"{mean:.2g} times fewer than {rival} ({min(ratios):.2g} at least)")
+            reached = reached and min(ratios) > 1
+        missed = len(draws) - len(mine)
+        texts += [f"{missed} of {len(draws)} draws not reached"] if missed else []
+        text = f"{method} reaches the deterministic loss in fewer passes"
+        found.append(Target(text, "; ".join(texts), reached and not missed))
     return found
 
 
 def draw_minibatch(records: Sequence[Record], file: Path) -> Path | None:
-    """Draw the validation loss over the work, all draws of either problem in one picture."""
+    """Draw the validation loss over the work, all draws in one picture."""
     if find_spec("matplotlib") is None:
         return None
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    groups = [g for g in (CLEANING, PENALTIES) if any(r["group"] == g for r in records)]
-    figure = Figure(figsize=(4.6 * len(groups), 3.6), layout="constrained")
-    for axis, group in zip(np.ravel(figure.subplots(1, len(groups))), groups, strict=True):
-        mine = [r for r in records if r["group"] == group and "curve" in r["extra"]]
-        for i, method in enumerate((DEFAULT, *_OTHERS)):
-            for k, r in enumerate(one for one in mine if one["method"] == method):
-                passes, values = np.transpose(r["extra"]["curve"])
-                axis.plot(
-                    passes, values, color=colormaps["tab10"](i), lw=1.0, alpha=0.8,
-                    ls="--" if method in (DEFAULT, LOOSE) else "-",
-                    label=None if k else method,
-                )  # fmt: skip
-        for r in mine:
-            axis.axhline(r["extra"]["asked"], color="0.7", lw=0.6, zorder=0)
-        axis.set(xscale="log", title=group, ylim=(None, None), xlim=(1, None))
-        axis.set_xlabel("gradients and products, in passes over the data", fontsize=8)
-        axis.set_ylabel("validation loss at the follower's answer", fontsize=8)
-        axis.tick_params(labelsize=7)
-        axis.grid(alpha=0.25)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axis, drawn = figure.subplots(), [r for r in records if "curve" in r["extra"]]
+    for i, method in enumerate((DEFAULT, *_OTHERS)):
+        for k, r in enumerate(one for one in drawn if one["method"] == method):
+            passes, values = np.transpose(r["extra"]["curve"])
+            axis.plot(
+                np.maximum(passes, 1.0), values, color=colormaps["tab10"](i), lw=1.0, alpha=0.8,
+                ls="--" if method in (DEFAULT, LOOSE) else "-", label=None if k else method,
+            )  # fmt: skip
+    for r in drawn:
+        axis.axhline(r["extra"]["asked"], color="0.7", lw=0.6, zorder=0)
+    axis.set(xscale="log", xlim=(1, None))
+    axis.set_xlabel("gradients and products, in passes over the data", fontsize=8)
+    axis.set_ylabel("validation loss at the follower's answer", fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.grid(alpha=0.25)
+    handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120, metadata={"Software": None})
@@ -170,17 +159,17 @@ CASE = Case(
     time_limit=120.0,
     repeats=1,
     notes=(
-        "`cleaning`: 40 % of 500 labels are wrong, each sample has a weight, 200 clean samples "
-        "judge. `penalties`: one penalty for each pixel of a softmax regression. The loss asked is "
-        "that of `HypergradientDescent()` with its default tolerances and optimizer after 100 "
+        "Data hyper-cleaning: 40 % of 500 labels are wrong, each sample has a weight, 200 clean "
+        "samples judge. The loss asked is that of `HypergradientDescent()` with its default "
+        "tolerances and optimizer after 100 "
         "steps. What is looked at is `F(x, y(x))` with the follower's answer computed afresh, for "
         "all methods alike; neither that nor a solve of the follower for the last `x`, which all "
         "need, is counted. A pass is a gradient of one of the objectives, or a product with a "
         "second derivative, over all of its samples; in time a product costs about twice a "
         "gradient, and the descents take most of them. `descent, loose` solves the follower to "
-        "1e-3 and its linear system to 1e-2, with SGD. Every method but the default one has the "
-        "best of three rates on a draw that is not measured "
-        "(`python -m benchmarks.minibatch_methods`). Batches are 1/50 of either level's samples. "
+        "1e-3 and its linear system to 1e-2, with SGD. Steps of the optimizers are those of `RATE` in "
+        "`minibatch_methods`; `python -m benchmarks.minibatch_methods` shows what three of each "
+        "give on a draw that is not measured. Batches are 1/50 of either level's samples. "
         "stocBiO takes ten steps of the follower and ten terms of a Neumann series a step."
     ),
     judge=judge_minibatch,
