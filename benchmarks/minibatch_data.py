@@ -19,7 +19,7 @@ from bilevel.solvers.smooth.counting import Tally
 
 #: Steps of the default descent, whose loss is what the others must reach.
 REFERENCE_STEPS = {"small": 4, "full": 100}
-_SAMPLES = {"small": (100, 50), "full": (500, 200)}
+_SAMPLES = {"small": (100, 50), "full": (1000, 400)}
 _WRONG = 0.4
 
 Optimizer = Callable[[list[torch.Tensor]], torch.optim.Optimizer]

@@ -27,13 +27,13 @@ from bilevel.solvers.smooth.minibatch import (
 
 #: What each method's optimizer may take; ``tune`` finds the best on a draw that is not measured.
 GRID = {
-    LOOSE: (1.5e3, 5e3, 1.5e4),
-    SOBA_SGD: (5.0, 10.0, 30.0),
+    LOOSE: (3e3, 1e4, 3e4),
+    SOBA_SGD: (10.0, 30.0, 100.0),
     SOBA_ADAM: (0.1, 0.2, 0.4),
     SABA: (0.1, 0.2, 0.4),
-    STOCBIO: (50.0, 150.0, 500.0),
+    STOCBIO: (100.0, 300.0, 1000.0),
 }
-RATE = {LOOSE: 5e3, SOBA_SGD: 10.0, SOBA_ADAM: 0.2, SABA: 0.2, STOCBIO: 150.0}
+RATE = {LOOSE: 1e4, SOBA_SGD: 30.0, SOBA_ADAM: 0.2, SABA: 0.2, STOCBIO: 300.0}
 _TUNED_ON = 100
 #: Samples in a batch are this share of either level's.
 _SHARE = 50

@@ -159,17 +159,17 @@ CASE = Case(
     time_limit=120.0,
     repeats=1,
     notes=(
-        "Data hyper-cleaning: 40 % of 500 labels are wrong, each sample has a weight, 200 clean "
+        "Data hyper-cleaning: 40 % of 1,000 labels are wrong, each sample has a weight, 400 clean "
         "samples judge. The loss asked is that of `HypergradientDescent()` with its default "
-        "tolerances and optimizer after 100 "
-        "steps. What is looked at is `F(x, y(x))` with the follower's answer computed afresh, for "
-        "all methods alike; neither that nor a solve of the follower for the last `x`, which all "
-        "need, is counted. A pass is a gradient of one of the objectives, or a product with a "
-        "second derivative, over all of its samples; in time a product costs about twice a "
-        "gradient, and the descents take most of them. `descent, loose` solves the follower to "
-        "1e-3 and its linear system to 1e-2, with SGD. Steps of the optimizers are those of `RATE` in "
-        "`minibatch_methods`; `python -m benchmarks.minibatch_methods` shows what three of each "
-        "give on a draw that is not measured. Batches are 1/50 of either level's samples. "
+        "tolerances and optimizer after 100 steps. What is looked at is `F(x, y(x))` with the "
+        "follower's answer computed afresh, for all methods alike; neither that nor a solve of the "
+        "follower for the last `x`, which all need, is counted. A pass is a gradient of one of the "
+        "objectives, or a product with a second derivative, over all of its samples; in time a "
+        "product costs about twice a gradient, and the descents take most of them. `descent, "
+        "loose` solves the follower to 1e-3 and its linear system to 1e-2, with SGD. The "
+        "optimizers' steps are those of `RATE` in `minibatch_methods`; `python -m "
+        "benchmarks.minibatch_methods` shows what three of each give on a draw that is not "
+        "measured. Batches are 1/50 of either level's samples. "
         "stocBiO takes ten steps of the follower and ten terms of a Neumann series a step."
     ),
     judge=judge_minibatch,
