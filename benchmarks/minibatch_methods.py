@@ -33,7 +33,7 @@ GRID = {
     SABA: (0.1, 0.2, 0.4),
     STOCBIO: (100.0, 300.0, 1000.0),
 }
-RATE = {LOOSE: 1e4, SOBA_SGD: 30.0, SOBA_ADAM: 0.2, SABA: 0.2, STOCBIO: 300.0}
+RATE = {LOOSE: 3e4, SOBA_SGD: 30.0, SOBA_ADAM: 0.2, SABA: 0.2, STOCBIO: 1000.0}
 _TUNED_ON = 100
 #: Samples in a batch are this share of either level's.
 _SHARE = 50
