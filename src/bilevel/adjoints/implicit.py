@@ -20,6 +20,7 @@ from bilevel.problem.trees import Tree, flatten, still, unflatten
 
 #: Above this residual of the optimality conditions the formula is not a derivative of the answer.
 NOT_A_SOLUTION = 1e-5
+_Derivatives = tuple[Hessian, list[Tensor]]
 _METHODS = ("auto", "dense", "minres", "cg", "nested")
 _DENSE = 128
 
@@ -128,9 +129,8 @@ class Implicit:
             at, given = st.at(unflatten(spec, own[1:])), own[0]
             return lambda w: at.follower(given, w)
 
-        captured = st.instances.captured(x, w[..., : st.sizes[1]])
         definite = st.follower_size == st.sizes[1]
-        return Root(self, make, w, [x, *leaves], captured, definite, start)
+        return Root(self, make, w, [x, *leaves], definite, start)
 
     def leader(
         self, st: Stationarity, u: Tensor, z: Sequence[Any], start: Tensor | None = None
@@ -141,9 +141,7 @@ class Implicit:
         def make(own: Sequence[Tensor]) -> Scalar:
             return st.at(unflatten(spec, own)).leader
 
-        x, w, *_ = st.split(u)
-        captured = st.instances.captured(x, w[..., : st.sizes[1]])
-        root = Root(self, make, u, leaves, captured, False, start)
+        root = Root(self, make, u, leaves, False, start)
         if self.method == "nested":
             root.other = lambda own, b: nested(st.at(unflatten(spec, own)), u, b, self)
         return root
@@ -190,9 +188,7 @@ class Root(AbstractRule):
     u
         The stationary point, shape ``(B, n)``.
     inputs
-        The tensors, without those that functions capture.
-    captured
-        Those.
+        The tensors that the scalar is given; those that its functions capture are found.
     definite
         Whether the second derivative ought to be positive definite.
     start
@@ -216,20 +212,25 @@ class Root(AbstractRule):
         make: Callable[[Sequence[Tensor]], Scalar],
         u: Tensor,
         inputs: Sequence[Tensor],
-        captured: Sequence[Tensor],
         definite: bool,
         start: Tensor | None,
     ) -> None:
         self._adjoint, self._make, self._u = adjoint, make, u.detach()
-        self._inputs, self._captured = list(inputs), list(captured)
+        self._inputs = list(inputs)
         self._definite, self._start = definite, start
+        # What was evaluated to see whether u is an answer serves the first backward pass too.
+        self._kept: _Derivatives | None = self._derivatives(self._inputs)
+        H, own = self._kept
+        known = {id(H.u), *map(id, own)}
+        self._captured = [leaf for leaf in H.leaves() if id(leaf) not in known]
+        self._residual = torch.linalg.vector_norm(H.gradient.detach(), dim=-1)
         self.solved: Solved | None = None
         self.other: Callable[[Sequence[Tensor], Tensor], Solved] | None = None
 
     @property
     def answer(self) -> tuple[Tensor, ...]:
         """The stationary point, differentiable."""
-        residual = float(self.residual().max())
+        residual = float(self._residual.max())
         if not residual <= NOT_A_SOLUTION:
             warnings.warn(
                 f"The optimality conditions fail by {residual:.1e}: this is not an answer, and "
@@ -239,18 +240,9 @@ class Root(AbstractRule):
             )
         return apply(self, *self._inputs, *self._captured)
 
-    def hessian(self, own: Sequence[Tensor] | None = None) -> Hessian:
-        """Return the scalar's derivatives in ``u``, at detached inputs if none are given."""
-        own = [one.detach() for one in self._inputs] if own is None else own
-        return Hessian(self._make(own), self._u)
-
-    def residual(self) -> Tensor:
-        """Return the norm of the optimality conditions, shape ``(B,)``."""
-        return torch.linalg.vector_norm(self.hessian().gradient.detach(), dim=-1)
-
     def probe(self) -> Tensor:
         """Return the relative residual of the linear system for a gradient of ones."""
-        H = self.hessian()
+        H, _ = self._kept or self._derivatives(self._inputs)
         return self._adjoint.solve(H, torch.ones_like(self._u), self._definite).residual
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -263,10 +255,8 @@ class Root(AbstractRule):
         """Return the gradients of ``grads`` times the answer, by one linear system."""
         if grads[0] is None:
             return (None,) * len(inputs)
-        count = len(self._inputs)
-        with torch.enable_grad():
-            own = [one.detach().requires_grad_(one.requires_grad) for one in inputs[:count]]
-            H = self.hessian(own)
+        H, own = self._kept or self._derivatives(inputs[: len(self._inputs)])
+        self._kept = None  # the graph is freed with this call
         b = grads[0].detach().neg()
         if self.other is not None:
             self.solved = self.other([one.detach() for one in own], b)
@@ -276,3 +266,9 @@ class Root(AbstractRule):
         wanted = [one for one in (*own, *self._captured) if one.requires_grad]
         found = iter(H.along(wanted, self.solved.x))
         return [next(found) if one.requires_grad else None for one in (*own, *self._captured)]
+
+    def _derivatives(self, inputs: Sequence[Tensor]) -> _Derivatives:
+        """Return the scalar's derivatives in ``u``, and the inputs of which it is made."""
+        with torch.enable_grad():
+            own = [one.detach().requires_grad_(one.requires_grad) for one in inputs]
+            return Hessian(self._make(own), self._u), own

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.linalg import vecdot
@@ -68,25 +69,30 @@ def cg(
     x = torch.zeros_like(b) if start is None else start * (size > 0).unsqueeze(-1)
     r = b.clone() if start is None else b - A(x)
     z = r if precondition is None else precondition(r)
-    p, rz = z.clone(), vecdot(r, z)
-    positive = torch.ones_like(size, dtype=torch.bool)
-    going = _norm(r) > rtol * size
-    while bool(going.any()) and products < limit:
-        q = A(p)
-        products += 1
-        curvature = vecdot(p, q)
-        positive &= (curvature > 0) | ~going
-        going &= positive
-        step = torch.where(going, rz / curvature, 0.0).unsqueeze(-1)
-        x.addcmul_(step, p)
-        r.addcmul_(step, q, value=-1)
-        del q
-        going &= _norm(r) > rtol * size
-        z = r if precondition is None else precondition(r)
-        new = vecdot(r, z)
-        p.mul_(torch.where(going, new / rz, 0.0).unsqueeze(-1)).add_(z)
-        rz = torch.where(going, new, rz)
-    return Solved(x, _relative(_norm(r), size), products, positive)
+    p, rz, goal = z.clone(), _host(vecdot(r, z)), rtol * _host(size)
+    positive = np.ones_like(goal, dtype=bool)
+    going = _host(_norm(r)) > goal
+    with np.errstate(all="ignore"):
+        while going.any() and products < limit:
+            q = A(p)
+            products += 1
+            curvature = _host(vecdot(p, q))
+            positive &= (curvature > 0) | ~going
+            going &= positive
+            step = _column(np.where(going, rz / curvature, 0), b)
+            x.addcmul_(step, p)
+            r.addcmul_(step, q, value=-1)
+            del q
+            if precondition is None:
+                new = _host(vecdot(r, r))
+                norm = np.sqrt(new)
+            else:
+                norm, z = _host(_norm(r)), precondition(r)
+                new = _host(vecdot(r, z))
+            going &= norm > goal
+            p.mul_(_column(np.where(going, new / rz, 0), b)).add_(z)
+            rz = np.where(going, new, rz)
+    return Solved(x, _relative(_norm(r), size), products, _tensor(positive, b))
 
 
 def minres(
@@ -206,6 +212,19 @@ def _minres(
         x.addcmul_(phi.unsqueeze(-1), torch.where(going.unsqueeze(-1), w, 0.0))
         going &= (phibar.abs() > 0.3 * share * first) & (beta > tiny)
     return x, products
+
+
+def _host(scalars: Tensor) -> np.ndarray:
+    """Return one number for each instance where NumPy, which is quicker with so few, has them."""
+    return scalars.detach().cpu().numpy()
+
+
+def _tensor(scalars: np.ndarray, like: Tensor) -> Tensor:
+    return torch.from_numpy(scalars).to(like.device)
+
+
+def _column(scalars: np.ndarray, like: Tensor) -> Tensor:
+    return _tensor(scalars, like).unsqueeze(-1)
 
 
 def _same(v: Tensor) -> Tensor:
