@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bilevel.adjoints.function import AbstractRule, apply
-from bilevel.adjoints.linear import Product, Solved, cg, direct, minres
+from bilevel.adjoints.linear import Product, Solved, cg, diagonal, direct, minres
 from bilevel.adjoints.nested import nested
 from bilevel.adjoints.stationarity import Hessian, Scalar, Stationarity
 from bilevel.errors import BilevelWarning, ProblemError
@@ -49,7 +49,8 @@ class Implicit:
         Most products with ``H``.
     precondition
         Function of ``(B, n)`` that approximates the product with the inverse of ``H``; positive
-        definite.
+        definite. Without one, conjugate gradients take the diagonal of ``H`` where they can
+        estimate it well enough from four products.
 
     Notes
     -----
@@ -113,7 +114,8 @@ class Implicit:
             If ``y`` is no answer: the residual of its optimality conditions is above 1e-5.
         """
         shape_x, shape_y = Tree(x, "x"), Tree(y, "y")
-        flat_x, flat_y = shape_x.flat(x).unsqueeze(0), shape_y.flat(y).detach().unsqueeze(0)
+        flat_x, flat_y = shape_x.flat(x, copy=False), shape_y.flat(y, copy=False).detach()
+        flat_x, flat_y = flat_x.unsqueeze(0), flat_y.unsqueeze(0)
         instances = Instances(problem, shape_x, shape_y, still(tuple(z)))
         st, w = Stationarity.of(instances, flat_x.detach(), flat_y).recover(flat_x.detach(), flat_y)
         (root,) = self.follower(st, flat_x, w, z).answer
@@ -167,12 +169,13 @@ class Implicit:
             return direct(H.dense(), b, definite)
         M, rtol, limit = self.precondition, self.rtol, self.limit
         if method == "cg":
-            found = cg(H, b, start=start, precondition=M, rtol=rtol, limit=limit)
+            helper, used = diagonal(H, b) if M is None else (M, 0)
+            found = cg(H, b, start=start, precondition=helper, rtol=rtol, limit=limit)
+            products = found.products + used
             if bool(found.is_positive.all()):
-                return found
+                return replace(found, products=products)
             again = minres(H, b, precondition=M, rtol=rtol, limit=limit)
-            products = found.products + again.products
-            return Solved(again.x, again.residual, products, found.is_positive)
+            return Solved(again.x, again.residual, products + again.products, found.is_positive)
         return minres(H, b, start=start, precondition=M, rtol=rtol, limit=limit)
 
 
@@ -257,12 +260,14 @@ class Root(AbstractRule):
             return (None,) * len(inputs)
         H, own = self._kept or self._derivatives(inputs[: len(self._inputs)])
         self._kept = None  # the graph is freed with this call
-        b = grads[0].detach().neg()
+        b = grads[0].detach()
         if self.other is not None:
-            self.solved = self.other([one.detach() for one in own], b)
+            solved = self.other([one.detach() for one in own], b)
         else:
-            self.solved = self._adjoint.solve(H, b, self._definite, self._start)
+            start = None if self._start is None else -self._start
+            solved = self._adjoint.solve(H, b, self._definite, start)
         del b
+        self.solved = replace(solved, x=solved.x.neg_())
         wanted = [one for one in (*own, *self._captured) if one.requires_grad]
         found = iter(H.along(wanted, self.solved.x))
         return [next(found) if one.requires_grad else None for one in (*own, *self._captured)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,18 +13,44 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bilevel.problem.trees import flatten, leaves, unflatten
 
 #: So many calls go by before the operations are recorded: fewer would not pay for it.
-_PATIENCE = 4
+_PATIENCE = 2
+_ROUNDING = 100
 #: Larger tensors take longer than the bookkeeping that a replay saves, and recording holds many.
 _LARGEST = 200_000
+#: The same operations by entries of ``torch``, which are quicker to call.
+_aten = torch.ops.aten
+_QUICK: dict[Any, Callable[..., Any]] = {
+    _aten.add.Tensor: torch.add,
+    _aten.div.Tensor: torch.div,
+    _aten.mm.default: torch.mm,
+    _aten.mul.Scalar: torch.mul,
+    _aten.mul.Tensor: torch.mul,
+    _aten.mv.default: torch.mv,
+    _aten.neg.default: torch.neg,
+    _aten.select.int: torch.select,
+    _aten.sub.Tensor: torch.sub,
+}
+#: Multiply their first argument entry by entry with what the others say.
+_FACTORS = {
+    _aten.div.Scalar,
+    _aten.div.Tensor,
+    _aten.mul.Scalar,
+    _aten.mul.Tensor,
+    _aten.neg.default,
+    _aten.sigmoid_backward.default,
+    _aten.tanh_backward.default,
+}
+_WITH_OUT = set(_QUICK.values()) - {torch.select}
 
 
 class Replayed:
     """A function of one tensor that repeats its operations without autograd's bookkeeping.
 
-    After a few calls one is recorded, operation by operation. What does not depend on the argument
-    is kept; the rest is repeated at later calls. The first repetition must agree with the function
-    bit for bit. Where it does not, or where an operation cannot be repeated (it yields a number,
-    draws at random, or writes to memory of others), the function itself is called as before.
+    After a call or two one is recorded, operation by operation. What does not depend on the
+    argument is kept; the rest is repeated at later calls, several factors in a row as one. The
+    first repetition must agree with the function up to rounding. Where it does not, or where an
+    operation cannot be repeated (it yields a number, draws at random, or writes to memory of
+    others), the function itself is called as before.
 
     Parameters
     ----------
@@ -67,13 +93,13 @@ class Replayed:
         found = self._function(v)
         if self._program is not None:
             self._is_checked = True
-            if not torch.equal(self._program.run(v), found):
+            rest = torch.linalg.vector_norm(self._program.run(v) - found)
+            if not rest <= _ROUNDING * torch.finfo(v.dtype).eps * torch.linalg.vector_norm(found):
                 self._program = None
         return found
 
 
-@dataclass(frozen=True)
-class _Step:
+class _Step(NamedTuple):
     """One operation: its arguments with holes, what fills these, and where its results go."""
 
     operation: Callable[..., Any]
@@ -81,33 +107,40 @@ class _Step:
     holes: list[tuple[int, int]]
     spec: Any
     targets: list[int]
+    done: list[int]
+    out: Tensor | None
+    like: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class _Program:
     steps: list[_Step]
     result: int
-    last: list[list[int]]
+    size: int
 
     def run(self, v: Tensor) -> Tensor:
         """Repeat the operations for another argument."""
-        known: dict[int, Any] = {0: v}
+        known: list[Any] = [None] * self.size
+        known[0] = v
         with torch.no_grad():
-            for step, done in zip(self.steps, self.last, strict=True):
-                parts = step.parts.copy()
-                for place, source in step.holes:
-                    parts[place] = known[source]
-                if step.spec is None:
-                    found = step.operation(*parts)
+            for operation, parts, holes, spec, targets, done, out, _ in self.steps:
+                filled = parts.copy()
+                for place, source in holes:
+                    filled[place] = known[source]
+                if out is not None:
+                    found = operation(*filled, out=out)
+                elif spec is None:
+                    found = operation(*filled)
                 else:
-                    arguments, options = unflatten(step.spec, parts)
-                    found = step.operation(*arguments, **options)
-                if len(step.targets) == 1:
-                    known[step.targets[0]] = found
+                    arguments, options = unflatten(spec, filled)
+                    found = operation(*arguments, **options)
+                if len(targets) == 1:
+                    known[targets[0]] = found if isinstance(found, Tensor) else leaves(found)[0]
                 else:
-                    known.update(zip(step.targets, leaves(found), strict=True))
+                    for target, one in zip(targets, leaves(found), strict=True):
+                        known[target] = one
                 for source in done:
-                    del known[source]
+                    known[source] = None
         return known[self.result]
 
     @classmethod
@@ -123,21 +156,30 @@ class _Program:
             parts, spec = flatten((call.arguments, call.options))
             is_flat = not call.options and len(parts) == len(call.arguments)
             is_flat &= all(a is b for a, b in zip(parts, call.arguments, strict=False))
-            holes = []
+            holes, is_factor = [], call.operation in _FACTORS and is_flat
             for place, part in enumerate(parts):
                 if isinstance(part, Tensor) and _place(part) in live:
                     if id(part) not in names:
                         return None
                     holes.append((place, names[id(part)]))
                     parts[place] = None
+                    is_factor &= place == 0 and part.shape == getattr(call.found, "shape", None)
             found = leaves(call.found)
             if not all(isinstance(one, Tensor) for one in found):
                 return None
             targets = [names.setdefault(id(one), len(names)) for one in found]
-            steps.append(_Step(call.operation, parts, holes, None if is_flat else spec, targets))
+            operation = _QUICK.get(call.operation, call.operation)
+            # Memory that no caller sees is used again: to ask for it takes as long as to compute.
+            is_own = operation in _WITH_OUT and _place(call.found) != _place(result)
+            out = call.found if is_own and is_flat else None
+            like = call.found if is_factor and len(holes) == 1 else None
+            spec = None if is_flat else spec
+            steps.append(_Step(operation, parts, holes, spec, targets, [], out, like))
         if id(result) not in names:
             return None
-        return cls(steps, names[id(result)], _last_uses(steps, names[id(result)]))
+        steps = _joined(steps, names[id(result)])
+        _mark_last_uses(steps, names[id(result)])
+        return cls(steps, names[id(result)], len(names))
 
 
 @dataclass(frozen=True)
@@ -193,16 +235,51 @@ def _live(recorded: list[_Call], v: Tensor) -> set[int] | None:
         live = more
 
 
-def _last_uses(steps: list[_Step], result: int) -> list[list[int]]:
-    """Return which results are of no use after each step."""
-    last: dict[int, int] = {}
-    for number, step in enumerate(steps):
+def _joined(steps: list[_Step], result: int) -> list[_Step]:
+    """Return the steps with each chain of factors as one multiplication.
+
+    A factor is an operation that multiplies entry by entry, so that what it does to ones, or to an
+    earlier factor, is the factor of the chain.
+    """
+    uses: dict[int, int] = {result: 2}
+    for step in steps:
+        for _, source in step.holes:
+            uses[source] = uses.get(source, 0) + 1
+    found: list[_Step] = []
+    makers: dict[int, int] = {}
+    for step in steps:
+        if step.like is None:
+            found.append(step)
+            continue
+        ((place, source),) = step.holes
+        parts = step.parts.copy()
+        before = makers.get(source) if uses[source] == 1 else None
+        if before is None:
+            parts[place] = torch.ones_like(step.like)
+        else:
+            parts[place] = found[before].parts[1]
+            source = found[before].holes[0][1]
+        with torch.no_grad():
+            factor = step.operation(*parts)
+        joined = _Step(torch.mul, [None, factor], [(0, source)], None, step.targets, [], step.out)
+        if before is None:
+            makers[step.targets[0]] = len(found)
+            found.append(joined)
+        else:
+            found[before] = joined
+            makers[step.targets[0]] = before
+    return found
+
+
+def _mark_last_uses(steps: list[_Step], result: int) -> None:
+    """Let each step tell which tensors are of no use after it."""
+    last: dict[int, _Step] = {}
+    for step in steps:
         for name in (*step.targets, *(source for _, source in step.holes)):
-            last[name] = number
-    return [
-        [name for name, number in last.items() if number == i and name != result]
-        for i in range(len(steps))
-    ]
+            last[name] = step
+    for name, step in last.items():
+        if name != result:
+            step.done.append(name)
 
 
 def _place(tensor: Tensor) -> int:

@@ -108,6 +108,8 @@ class Stationarity:
 
     def follower(self, x: Tensor, w: Tensor) -> Tensor:
         """Return the follower's scalar, shape ``(B,)``."""
+        if not any(self.sizes[2:4]):  # a split's derivative copies
+            return self.instances.value("f", x, w)
         y, nu, lam = w.split(self.sizes[1:4], -1)
         value = self.instances.value("f", x, y)
         if self.sizes[2]:
@@ -203,9 +205,7 @@ class Hessian:
         return leaves_behind(self.gradient)
 
 
-def _product(
-    gradient: Tensor, u: Tensor, v: Tensor, batched: bool = False
-) -> Tensor:
+def _product(gradient: Tensor, u: Tensor, v: Tensor, batched: bool = False) -> Tensor:
     """Return ``v'gradient`` differentiated in ``u``."""
     if not gradient.requires_grad:
         return torch.zeros_like(v)

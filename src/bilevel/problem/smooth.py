@@ -205,7 +205,7 @@ class Instances:
 
     def _call(self, function: Function, x: Tensor, y: Tensor) -> Tensor:
         if not self.is_batched:
-            found = function(self.x.tree(x[0]), self.y.tree(y[0]), *self.z)
+            found = function(self.x.tree(x.squeeze(0)), self.y.tree(y.squeeze(0)), *self.z)
             return self._tensor(found).unsqueeze(0)
 
         def one(x: Tensor, y: Tensor, *z: Any) -> Tensor:
