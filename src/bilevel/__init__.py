@@ -51,8 +51,9 @@ from bilevel.verify import verify
 
 if TYPE_CHECKING:
     from bilevel.layers.gradcheck import gradcheck
+    from bilevel.problem.samples import SampleMean
     from bilevel.problem.smooth import SmoothProblem
-    from bilevel.solvers.smooth import HypergradientDescent, ReducedNewton
+    from bilevel.solvers.smooth import SOBA, HypergradientDescent, ReducedNewton
 
 __version__ = "0.1.0"
 
@@ -61,6 +62,8 @@ __version__ = "0.1.0"
 _WITH_TORCH = {
     "HypergradientDescent": "bilevel.solvers.smooth",
     "ReducedNewton": "bilevel.solvers.smooth",
+    "SOBA": "bilevel.solvers.smooth",
+    "SampleMean": "bilevel.problem.samples",
     "SmoothProblem": "bilevel.problem.smooth",
     "gradcheck": "bilevel.layers.gradcheck",
 }
@@ -74,6 +77,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "KKT",
+    "SOBA",
     "SOS1",
     "Auto",
     "BackendError",
@@ -99,6 +103,7 @@ __all__ = [
     "ReactionMap",
     "ReducedNewton",
     "Region",
+    "SampleMean",
     "SingleLevel",
     "SmoothProblem",
     "SmoothSolution",

@@ -59,6 +59,9 @@ class SmoothSolution:
             f"method             {self.stats.method}",
             f"  {self.stats.nodes} steps, {self.stats.solve_seconds:.3g} s",
         ]
+        if self.stats.gradients:
+            taken = f"{self.stats.gradients:.4g} gradients, {self.stats.products:.4g} products"
+            lines.append(f"  {taken} with second derivatives, in passes over the data")
         if self.stats.note:
             lines.append(f"note               {self.stats.note}")
         return "\n".join(lines)

@@ -153,6 +153,8 @@ class Stats:
         A sentence about anything unusual.
     trace
         ``(seconds, incumbent, bound)`` whenever one of them improved.
+    gradients, products
+        Gradients of ``F`` and ``f``, products with second derivatives, in passes over the data.
     rest
         Where ``bl.solve(..., start=solution)`` goes on, if a limit ended a search that can.
 
@@ -173,6 +175,8 @@ class Stats:
     nodes: int = 0
     note: str = ""
     trace: tuple[tuple[float, float | None, float | None], ...] = ()
+    gradients: float = 0.0
+    products: float = 0.0
     rest: Any = field(default=None, repr=False, compare=False)
 
 
@@ -254,25 +258,21 @@ class Solution:
             f"{'unknown' if self.gap is None else format(self.gap, '.1e')}",
         ]
         lines += [f"follower value     {v:.9g}   ({k})" for k, v in self.follower_values.items()]
-        lines.append(f"method             {stats.method}")
-        if stats.reason:
-            lines.append(f"why                {stats.reason}")
+        lines += [f"method             {stats.method}"]
+        lines += [f"why                {stats.reason}"] if stats.reason else []
         lines.append(
             f"effort             {stats.solve_seconds:.2f} s solving, {stats.build_seconds:.2f} s "
             f"building, {stats.verify_seconds:.2f} s verifying, {stats.nodes} nodes"
         )
-        if stats.note:
-            lines.append(f"note               {stats.note}")
-        if self.certificate is not None:
-            lines.append(self.certificate.summary())
+        lines += [f"note               {stats.note}"] if stats.note else []
+        lines += [] if self.certificate is None else [self.certificate.summary()]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, ready for JSON."""
         named = {i for i, _ in self.entries.values()}
         by_id = {i: name for name, i in self.names.items() if i not in named}
-        stats = dict(vars(self.stats))
-        del stats["rest"]
+        stats = {name: value for name, value in vars(self.stats).items() if name != "rest"}
         stats["trace"] = [list(moment) for moment in self.stats.trace]
         return {
             "status": self.status.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bilevel.adjoints.adjoint import GradientKind
+from bilevel.problem.precision import attainable
 from bilevel.solvers.smooth.stationary import Stationary
 from bilevel.status import Status
 
@@ -14,14 +15,14 @@ _WEAK = 1e-7
 
 def judge(found: Stationary) -> tuple[tuple[Status, ...], dict[int, str]]:
     """Return the status of each instance, and a note where there is more to say."""
-    status, notes = [], {}
+    status, notes, largest = [], {}, attainable(ACCEPTED, found.u)
     rows = zip(
         found.residual.tolist(), found.follower_is_minimum.tolist(), found.is_minimum.tolist(),
         strict=True,
     )  # fmt: skip
     for i, (residual, is_answer, is_minimum) in enumerate(rows):
         status.append(Status.STATIONARY)
-        if not residual <= ACCEPTED:
+        if not residual <= largest:
             status[i] = Status.FAILED
             notes[i] = f"its optimality conditions fail by {residual:.1e}"
         elif not is_answer:
@@ -34,17 +35,17 @@ def judge(found: Stationary) -> tuple[tuple[Status, ...], dict[int, str]]:
 
 def kinds(found: Stationary) -> tuple[GradientKind, ...]:
     """Return what the gradient of each instance is."""
-    named = []
+    named, largest, weak = [], attainable(ACCEPTED, found.u), attainable(_WEAK, found.u)
     is_smoothed = found.st.t is not None and bool(found.st.sizes[3] + found.st.sizes[5])
     rows = zip(*(part.tolist() for part in (found.residual, found.follower_is_minimum,
                found.is_singular, found.margin)), strict=True)  # fmt: skip
     for residual, is_answer, is_singular, margin in rows:
-        if not residual <= ACCEPTED or not is_answer:
+        if not residual <= largest or not is_answer:
             named.append(GradientKind.NONE)
         elif is_singular:
             named.append(GradientKind.SURROGATE)
         elif is_smoothed:
             named.append(GradientKind.SMOOTHED)
         else:
-            named.append(GradientKind.ONE_SIDED if margin <= _WEAK else GradientKind.CLASSICAL)
+            named.append(GradientKind.ONE_SIDED if margin <= weak else GradientKind.CLASSICAL)
     return tuple(named)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,11 +13,19 @@ from torch import Tensor
 
 from bilevel.adjoints.implicit import Implicit
 from bilevel.adjoints.unrolled import Unrolled
-from bilevel.errors import ProblemError, UnsupportedProblem
-from bilevel.problem.trees import flatten, leaves, mapped, still, unflatten
+from bilevel.errors import ProblemError
+from bilevel.problem.trees import flatten, mapped, still, unflatten
 from bilevel.program import Progress
 from bilevel.smooth_solution import SmoothSolution
+from bilevel.solvers.smooth.counting import Tally
 from bilevel.solvers.smooth.follower import Newton, is_minimum
+from bilevel.solvers.smooth.hypergradient import (
+    answer,
+    hypergradient,
+    leaf,
+    project,
+    refuse_constraints,
+)
 from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task
 
 _ADAM = partial(torch.optim.Adam, lr=0.05)
@@ -78,11 +86,7 @@ class HypergradientDescent(AbstractSmoothSolver):
 
     def run(self, task: Task) -> SmoothSolution:
         """Solve one problem."""
-        if task.problem.G is not None or task.problem.H is not None:
-            raise UnsupportedProblem(
-                "HypergradientDescent takes no constraints of the leader; use bl.ReducedNewton(), "
-                "or project= for a set that can be projected on."
-            )
+        refuse_constraints(task.problem, "HypergradientDescent", "GH")
         walk = _Walk(self, task)
         while walk.goes_on():
             walk.step()
@@ -93,8 +97,9 @@ class _Walk:
     """One descent: where it is, and the best it has seen."""
 
     def __init__(self, solver: HypergradientDescent, task: Task) -> None:
-        self._solver, self._task, self._began = solver, task, time.perf_counter()
-        x, self._y = (mapped(_leaf, part) for part in task.start)
+        self._solver, self._began, self._tally = solver, time.perf_counter(), Tally()
+        self._task = task = replace(task, problem=self._tally.watch(task.problem))
+        x, self._y = (mapped(leaf, part) for part in task.start)
         self._leaves, self._spec = flatten(x)
         self._y = still(self._y)
         self._optimizer = solver.optimizer(self._leaves)
@@ -135,11 +140,7 @@ class _Walk:
                 return torch.tensor(self._value)
 
             self._optimizer.step(closure)  # type: ignore[arg-type]
-            if self._solver.project is not None:
-                found = leaves(self._solver.project(self._x))
-                with torch.no_grad():
-                    for leaf, new in zip(self._leaves, found, strict=True):
-                        leaf.copy_(new)
+            project(self._solver.project, self._x)
             self._count += 1
         except KeyboardInterrupt:
             self._note, self._is_stopped = "It was interrupted.", True
@@ -147,19 +148,17 @@ class _Walk:
     def _measure(self) -> None:
         """Solve the follower, and set the hypergradient as gradient of ``x``."""
         task, x = self._task, self._x
-        self._y = self._answer(still(x))
-        y = self._solver.adjoint.attach(task.problem, x, self._y, *task.z)
-        value = task.problem.F(x, y, *task.z)
-        grads = torch.autograd.grad(value, self._leaves, allow_unused=True, materialize_grads=True)
-        norm = float(torch.stack([g.norm() for g in grads]).norm())
-        self._value = float(value.detach())
+        self._y = answer(self._solver.follower, task, self._st, still(x), self._y)
+        self._value, grads, norm = hypergradient(
+            task.problem, self._solver.adjoint, x, self._y, task.z
+        )
         if not (norm < float("inf") and abs(self._value) < float("inf")):
             self._note, self._is_stopped = "Value or hypergradient is not finite.", True
             return
         self._norm = norm
-        for leaf, grad in zip(self._leaves, grads, strict=True):
-            leaf.grad = grad
-        kept = [leaf.detach().clone() for leaf in self._leaves]
+        for part, grad in zip(self._leaves, grads, strict=True):
+            part.grad = grad
+        kept = [part.detach().clone() for part in self._leaves]
         self._good = (kept, self._y, norm)
         seconds = time.perf_counter() - self._began
         self._trace.append((seconds, self._value, None))
@@ -167,30 +166,17 @@ class _Walk:
         if task.callback is not None and task.callback(told):
             self._note, self._is_stopped = "The callback stopped it.", True
 
-    def _answer(self, x: Any) -> Any:
-        follower, (shape_x, shape_y) = self._solver.follower, self._task.trees
-        if not isinstance(follower, Newton):
-            found = still(follower(x, self._y, *self._task.z))
-            shape_y.flat(found)
-            return found
-        flat_x, y = shape_x.flat(x).unsqueeze(0), shape_y.flat(self._y).unsqueeze(0)
-        w = torch.cat([y, y.new_zeros(1, self._st.follower_size - y.shape[-1])], -1)
-        return shape_y.tree(follower(self._st, flat_x, w).w[0, : shape_y.size])
-
     def end(self) -> SmoothSolution:
         """Return the last good point, judged."""
         kept, y, norm = self._good or (self._leaves, self._y, float("inf"))
         shape_x, shape_y = self._task.trees
         x = shape_x.flat(unflatten(self._spec, kept)).detach().unsqueeze(0)
         flat_y = shape_y.flat(y).unsqueeze(0)
+        tally = replace(self._tally)  # what judges the point is not counted
         st, w = self._st.recover(x, flat_y)
         return self._task.judge(
             x, flat_y, w, st, norm=norm, atol=self._solver.atol, method=repr(self._solver),
             is_answer=is_minimum(st, x, w),
             steps=self._count, seconds=time.perf_counter() - self._began, note=self._note,
-            trace=self._trace,
+            trace=self._trace, tally=tally,
         )  # fmt: skip
-
-
-def _leaf(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone().requires_grad_()

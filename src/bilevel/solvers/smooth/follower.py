@@ -12,10 +12,11 @@ from torch import Tensor
 from bilevel.adjoints.linear import cg
 from bilevel.adjoints.stationarity import Hessian, Stationarity
 from bilevel.errors import BilevelWarning
+from bilevel.problem.precision import attainable
 from bilevel.problem.smooth import Instances, SmoothProblem
 from bilevel.problem.trees import Tree, still
 from bilevel.solvers.smooth.answered import DENSE, Answered, finite
-from bilevel.solvers.smooth.constrained import interior, near
+from bilevel.solvers.smooth.constrained import begin, near
 from bilevel.solvers.smooth.free import free
 
 #: Newton's method ends at a residual near rounding; this one allows for a bad scale.
@@ -61,11 +62,12 @@ class Newton:
             nothing.
         """
         with torch.no_grad():
+            atol = attainable(self.atol, w, 10)
             if st.follower_size == st.sizes[1]:
-                return free(st, x, w, self.atol, self.limit)
+                return free(st, x, w, atol, self.limit)
             if rows is None:
-                return interior(st, x, w, self.atol, self.limit)
-            return near(st, x, w, self.atol, self.limit, rows)
+                return begin(st, x, w, atol, self.limit)
+            return near(st, x, w, atol, self.limit, rows)
 
     def answer(self, problem: SmoothProblem, x: Any, y: Any, *z: Any) -> Any:
         """Return what the follower of a problem answers to ``x``; the leader is not looked at.
@@ -125,7 +127,7 @@ class Newton:
         w = torch.cat([flat_y, flat_y.new_zeros(1, st.follower_size - shape_y.size)], -1)
         found = self(st, flat_x, w)
         residual, is_minimum = float(found.residual), bool(found.is_minimum)
-        if not residual <= max(self.atol, _ANSWERED) or not is_minimum:
+        if not residual <= max(self.atol, attainable(_ANSWERED, flat_y)) or not is_minimum:
             why = (
                 f"its optimality conditions fail by {residual:.1e}"
                 if is_minimum

@@ -11,15 +11,20 @@ from torch.linalg import vecdot, vector_norm
 
 from bilevel.adjoints.linear import direct, quotient
 from bilevel.adjoints.stationarity import Hessian, Stationarity, gradients
+from bilevel.problem.precision import attainable
 from bilevel.smooth_solution import SmoothSolution
 from bilevel.solvers.smooth.answered import Answered, noise
 from bilevel.solvers.smooth.follower import Newton
 from bilevel.solvers.smooth.solver import ANSWERED, AbstractSmoothSolver, Task
-from bilevel.solvers.smooth.stationary import Stationary, polish
+from bilevel.solvers.smooth.stationary import Stationary, multipliers, polish
 
 _LONGEST = 10.0
 #: No step ends at a follower's answer with a larger residual.
 _FOLLOWED = 1e-6
+#: From this violation of the leader's constraints on, Newton's method on all conditions is tried.
+_NEAR = 0.1
+#: A start whose conditions fail by less is taken for a stationary point's neighbour.
+_KNOWN = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,9 +106,10 @@ class ReducedNewton(AbstractSmoothSolver):
         found = self.stationary(st, x, w)
         x, w, *_ = found.st.split(found.u)
         return task.judge(
-            x, w[:, : st.sizes[1]], w, found.st, norm=float(found.residual), atol=ANSWERED,
-            is_answer=bool(found.follower_is_minimum), is_minimum=bool(found.is_minimum),
-            method=repr(self), steps=found.iterations, seconds=time.perf_counter() - began,
+            x, w[:, : st.sizes[1]], w, found.st, norm=float(found.residual),
+            atol=attainable(ANSWERED, x), is_answer=bool(found.follower_is_minimum),
+            is_minimum=bool(found.is_minimum), method=repr(self), steps=found.iterations,
+            seconds=time.perf_counter() - began,
         )  # fmt: skip
 
     def stationary(self, st: Stationarity, x: Tensor, w: Tensor) -> Stationary:
@@ -118,13 +124,17 @@ class ReducedNewton(AbstractSmoothSolver):
                 x.new_zeros(count, equations), x.new_zeros(count, rows), x.new_full((count,), 10.0)
             )
             is_penalized = bool(equations + rows)
-            atol = 1e-6 if is_penalized else self.atol
+            atol = attainable(1e-6 if is_penalized else self.atol, x, 10)
             answered, v = self.follower(st, x, w), torch.zeros_like(w)
             worst, steps = (
                 torch.full_like(x.sum(-1), torch.inf),
                 torch.zeros(count, dtype=torch.int),
             )
             open_ = torch.ones(count, dtype=torch.bool, device=x.device)
+            if is_penalized and st.t is None:
+                v, penalty, open_ = self._known(answered, x, penalty)
+                if not bool(open_.any()):
+                    return polish(answered, x, v, penalty.omega, penalty.mu, 0)
             for _ in range(30 if is_penalized else 1):
                 point, used = self._minimize(penalty, x, answered, open_, atol)
                 x, answered, steps = point.x, point.answered, steps + used
@@ -132,10 +142,32 @@ class ReducedNewton(AbstractSmoothSolver):
                 if not is_penalized:
                     break
                 penalty, worst = _update(penalty, point, worst, open_)
-                open_ = open_ & (worst > 1e-7) & (steps < 4 * self.limit).to(x.device)
+                found = polish(answered, x, v, penalty.omega, penalty.mu, int(steps.max()))
+                fine = found.residual <= attainable(self.atol, x)
+                settled = (worst <= _NEAR) & found.is_strict & fine
+                many = (steps >= 4 * self.limit).to(x.device)
+                open_ = open_ & (worst > attainable(1e-7, x, 100)) & ~settled & ~many
                 if not bool(open_.any()):
-                    break
+                    return found
             return polish(answered, x, v, penalty.omega, penalty.mu, int(steps.max()))
+
+    def _known(
+        self, answered: Answered, x: Tensor, penalty: _Penalty
+    ) -> tuple[Tensor, _Penalty, Tensor]:
+        """Return multipliers where the start is stationary already, and where it is not."""
+        st, y = answered.st, answered.w[:, : answered.st.sizes[1]]
+        v, omega, mu, left = multipliers(answered, x)
+        H, G = st.instances.vector("H", x, y), st.instances.vector("G", x, y)
+        violation = torch.cat([H.abs(), G], -1).amax(-1)
+        found = polish(answered, x, v, omega, mu, 0)
+        known = (torch.maximum(left, violation) <= _KNOWN) & (answered.residual <= _FOLLOWED)
+        known &= found.is_strict & (found.residual <= attainable(self.atol, x))
+        begun = _Penalty(
+            torch.where(known[:, None], omega, penalty.omega),
+            torch.where(known[:, None], mu, penalty.mu),
+            penalty.rho,
+        )
+        return v, begun, ~known
 
     def _minimize(
         self, penalty: _Penalty, x: Tensor, answered: Answered, going: Tensor, atol: float
@@ -144,7 +176,7 @@ class ReducedNewton(AbstractSmoothSolver):
         small, last = torch.zeros_like(going), torch.full_like(here.value, torch.inf)
         # Where the follower has no answer there is no hypergradient to follow.
         falls = torch.ones_like(going)
-        going = going & (answered.residual <= _FOLLOWED)
+        going = going & (answered.residual <= attainable(_FOLLOWED, x))
         for _ in range(self.limit):
             size = vector_norm(here.gradient, dim=-1)
             # Where the value no longer tells, the gradient must.
@@ -178,13 +210,16 @@ class ReducedNewton(AbstractSmoothSolver):
             guess = old.w + (here.slope @ (step[:, None] * d)[..., None]).squeeze(-1)
             found = self.follower(st, there, _inside(st, guess, old.w), asked)
             value = penalty(st, there, found.w[:, : st.sizes[1]])
-            fine = asked & (found.residual <= _FOLLOWED)
+            fine = asked & (found.residual <= attainable(_FOLLOWED, there))
             good = (value <= here.value + 1e-4 * step * drop + noise(here.value, 500)) & fine
             x, answered = torch.where(good[:, None], there, x), found.where(good, answered)
             moved = moved | good
             if bool((moved | ~going).all()):
                 break
-            step = torch.where(moved, step, step / 2)
+            # The minimum of the parabola through what is known, where there is an answer.
+            bend = value - here.value - step * drop
+            share = (-step * drop / (2 * bend)).nan_to_num(0.5).clamp(min=0.1, max=0.5)
+            step = torch.where(moved, step, step * torch.where(fine, share, 0.25))
         return x, answered, moved
 
 

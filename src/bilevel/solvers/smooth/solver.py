@@ -13,11 +13,13 @@ from torch.linalg import vector_norm
 
 from bilevel.adjoints.stationarity import Hessian, Stationarity
 from bilevel.errors import ProblemError
+from bilevel.problem.precision import attainable
 from bilevel.problem.smooth import Instances, SmoothProblem
 from bilevel.problem.trees import Tree
 from bilevel.program import Progress
 from bilevel.smooth_solution import SmoothSolution
 from bilevel.solution import Stats
+from bilevel.solvers.smooth.counting import Tally
 from bilevel.status import Status
 
 #: A follower's answer with a larger norm of its optimality conditions is none.
@@ -74,6 +76,11 @@ class Task:
             Instances(self.problem, *self.trees, self.z), *self.flat_start(), self.t
         )
 
+    @staticmethod
+    def residual(st: Stationarity, x: Tensor, w: Tensor) -> float:
+        """Return the norm of the follower's optimality conditions at one point."""
+        return float(vector_norm(Hessian(lambda w: st.follower(x, w), w).gradient.detach()))
+
     def judge(
         self, x: Tensor, y: Tensor, w: Tensor, st: Stationarity, **told: Any
     ) -> SmoothSolution:
@@ -88,17 +95,17 @@ class Task:
         told
             ``norm`` and ``atol`` of the hypergradient, ``is_minimum`` of either level together,
             ``violation`` of the leader's constraints, ``method``, ``steps``, ``seconds``, ``note``,
-            ``trace``, ``stopped``.
+            ``trace``, ``stopped``, and a ``tally`` of derivatives taken.
         """
+        residual = self.residual(st, x, w)
         with torch.no_grad():
-            K = Hessian(lambda w: st.follower(x, w), w).gradient.detach()
-            residual = float(vector_norm(K))
             F, f = (float(st.instances.value(name, x, y)) for name in "Ff")
-        status, note = _claim(residual, F, told)
+        status, note = _claim(residual, attainable(ANSWERED, y), told)
         shape_x, shape_y = self.trees
+        tally = told.get("tally", Tally())
         stats = Stats(
             told["method"], solve_seconds=told["seconds"], nodes=told["steps"], note=note,
-            trace=tuple(told.get("trace", ())),
+            trace=tuple(told.get("trace", ())), gradients=tally.gradients, products=tally.products,
         )  # fmt: skip
         return SmoothSolution(
             status, shape_x.tree(x[0].detach()), shape_y.tree(y[0].detach()), F, f,
@@ -106,12 +113,12 @@ class Task:
         )  # fmt: skip
 
 
-def _claim(residual: float, value: float, told: dict[str, Any]) -> tuple[Status, str]:
+def _claim(residual: float, largest: float, told: dict[str, Any]) -> tuple[Status, str]:
     note = str(told.get("note", ""))
-    if not residual <= ANSWERED:
+    if not residual <= largest:
         why = f"the follower's optimality conditions fail by {residual:.1e}"
         return Status.FAILED, f"{note} {why}".strip()
-    if not told.get("violation", 0.0) <= ANSWERED:
+    if not told.get("violation", 0.0) <= largest:
         why = f"the leader's constraints are violated by {told['violation']:.1e}"
         return Status.NOT_FOUND, f"{note} {why}".strip()
     if told.get("is_answer") is False:

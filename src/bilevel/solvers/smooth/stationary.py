@@ -10,10 +10,13 @@ from torch.linalg import vector_norm
 
 from bilevel.adjoints.linear import direct
 from bilevel.adjoints.stationarity import Hessian, Stationarity
+from bilevel.problem.precision import attainable
 from bilevel.solvers.smooth.answered import Answered
 
 #: Eigenvalues below this share of the largest count as zero.
 SINGULAR = 1e-13
+#: A row of the leader with less slack than this may be active.
+_TOUCHED = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,35 @@ class Stationary:
     is_singular: Tensor
     margin: Tensor
     iterations: int
+
+    @property
+    def is_strict(self) -> Tensor:
+        """Where both levels' second-order conditions hold and no matrix is singular."""
+        return self.follower_is_minimum & self.is_minimum & ~self.is_singular
+
+
+def multipliers(answered: Answered, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the co-state and the leader's multipliers that satisfy stationarity best.
+
+    With them the norm of what is left of stationarity, shape ``(B,)``.
+    """
+    st, w = answered.st, answered.w
+    G = st.instances.vector("G", x, w[:, : st.sizes[1]])
+    st = replace(st, active_G=G >= -_TOUCHED)
+    first, more = x.shape[-1] + w.shape[-1], sum(st.sizes[4:])
+    co = 0 if st.instances.problem.zero_sum else w.shape[-1]
+    H = Hessian(st.leader, torch.cat([x, w, x.new_zeros(len(x), co + more)], -1))
+    jacobian, rest = H.dense()[:, :first, first:], -H.gradient.detach()[:, :first, None]
+    good = jacobian.isfinite().flatten(1).all(-1) & rest.isfinite().flatten(1).all(-1)
+    jacobian = torch.where(good[:, None, None], jacobian, 0.0)
+    found = torch.linalg.lstsq(
+        jacobian, torch.where(good[:, None, None], rest, 0.0), driver="gelsd"
+    )
+    dual = found.solution[..., 0]
+    dual[:, co + st.sizes[4] :].clamp_(min=0)
+    left = vector_norm((jacobian @ dual[..., None] - rest)[..., 0], dim=-1)
+    v = torch.zeros_like(w) if not co else dual[:, :co]
+    return v, dual[:, co : co + st.sizes[4]], dual[:, co + st.sizes[4] :], left
 
 
 def polish(
@@ -97,7 +129,7 @@ def polish(
 
 
 def _newton(st: Stationarity, u: Tensor) -> tuple[Tensor, Tensor]:
-    best, size = u, torch.full_like(u[:, 0], torch.inf)
+    best, size, least = u, torch.full_like(u[:, 0], torch.inf), attainable(1e-14, u, 10)
     duals = torch.zeros_like(u[0], dtype=torch.bool)
     if st.t is not None:
         first = st.sizes[0] + st.sizes[1] + st.sizes[2]
@@ -107,9 +139,9 @@ def _newton(st: Stationarity, u: Tensor) -> tuple[Tensor, Tensor]:
         H = Hessian(st.leader, u)
         now = vector_norm(H.gradient.detach(), dim=-1)
         # A finished instance stays as it is, whatever the others still need.
-        better = (now < size) & (size > 1e-14)
+        better = (now < size) & (size > least)
         best, size = torch.where(better[:, None], u, best), torch.where(better, now, size)
-        if bool((size <= 1e-14).all()):
+        if bool((size <= least).all()):
             break
         d = direct(H.dense(), -H.gradient.detach()).x
         if st.t is not None:
@@ -129,5 +161,5 @@ def _second_order(st: Stationarity, u: Tensor) -> tuple[Tensor, Tensor]:
     size = torch.linalg.eigvalsh(Hessian(st.leader, u).dense().nan_to_num())
     # Minus the follower's matrix has m negative eigenvalues.
     expected = (m if st.instances.problem.zero_sum else m + p + k) + equations + rows
-    small = size.abs().amin(-1) <= SINGULAR * size.abs().amax(-1)
+    small = size.abs().amin(-1) <= attainable(SINGULAR, u, 100) * size.abs().amax(-1)
     return (size < 0).sum(-1) == expected, small

@@ -1,0 +1,108 @@
+"""How often functions are differentiated, whoever does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel.problem.smooth import SmoothProblem
+from bilevel.problem.trees import flatten, unflatten
+
+
+@dataclass
+class Tally:
+    """Gradients of ``F`` and ``f``, and products with second derivatives, in passes over the data.
+
+    Parameters
+    ----------
+    gradients
+        A gradient of either function, in all its arguments, is one.
+    products
+        A product with the second derivative is one; a dense matrix as many as ``y`` has entries.
+        A product in ``x`` and ``y`` at once is one.
+
+    Examples
+    --------
+    >>> import bilevel as bl, torch
+    >>> from bilevel.solvers.smooth.counting import Tally
+    >>> problem, tally = bl.SmoothProblem(lambda x, y: x * y, lambda x, y: x * y**2), Tally()
+    >>> x, y = torch.tensor([2.0, 3.0], requires_grad=True)
+    >>> (g,) = torch.autograd.grad(tally.watch(problem).f(x, y), y, create_graph=True)
+    >>> (product,) = torch.autograd.grad(g, x)
+    >>> print(product.item(), tally.gradients, tally.products)
+    6.0 1 1
+    """
+
+    gradients: float = 0
+    products: float = 0
+
+    def watch(self, problem: SmoothProblem) -> SmoothProblem:
+        """Return the same problem, whose objectives are counted here when differentiated."""
+        return replace(problem, F=self._counted(problem.F), f=self._counted(problem.f))
+
+    def _counted(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def counted(x: Any, y: Any, *z: Any) -> Any:
+            parts, spec = flatten(y)
+            # Behind y: what differentiates a gradient passes here. Behind the value: gradients do.
+            parts = _Argument.apply(self, *parts) if parts else parts
+            value = function(x, unflatten(spec, parts), *z)
+            return _Value.apply(self, value) if isinstance(value, Tensor) else value
+
+        return counted
+
+
+class _Value(torch.autograd.Function):
+    """The identity, whose derivative counts as a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, tally: Tally, value: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.tally = tally
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.tally.gradients += 1
+        return None, grad
+
+
+class _Argument(torch.autograd.Function):
+    """The identity, whose second derivative counts as a product."""
+
+    @staticmethod
+    def forward(ctx: Any, tally: Tally, *parts: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.tally = tally
+        return tuple(part.view_as(part) for part in parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        if not torch.is_grad_enabled():
+            return (None, *grads)
+        return (None, *_Gradient.apply(ctx.tally, *grads))
+
+
+class _Gradient(torch.autograd.Function):
+    """The identity, whose derivative counts as a product."""
+
+    @staticmethod
+    def forward(ctx: Any, tally: Tally, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.tally = tally
+        return tuple(grad.view_as(grad) for grad in grads)
+
+    @staticmethod
+    def backward(ctx: Any, *vectors: Tensor) -> Any:
+        size = sum(vector.numel() for vector in vectors)
+        ctx.tally.products += size if _is_many(vectors[0]) else 1
+        return (None, *vectors)
+
+
+def _is_many(vector: Tensor) -> bool:
+    """Return whether autograd maps over a batch of vectors: such a tensor has no storage."""
+    try:
+        vector.untyped_storage()
+    except NotImplementedError:
+        return True
+    return False

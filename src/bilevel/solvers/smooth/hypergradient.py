@@ -1,0 +1,92 @@
+"""What every descent on ``F(x, y(x))`` needs: the follower's answer, and the derivative there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel.adjoints.implicit import Implicit
+from bilevel.adjoints.stationarity import Stationarity
+from bilevel.adjoints.unrolled import Unrolled
+from bilevel.errors import UnsupportedProblem
+from bilevel.problem.smooth import SmoothProblem
+from bilevel.problem.trees import leaves, still
+from bilevel.solvers.smooth.follower import Newton
+from bilevel.solvers.smooth.solver import Task
+
+Answerer = Newton | Callable[..., Any]
+
+
+def answer(follower: Answerer, task: Task, st: Stationarity, x: Any, y: Any) -> Any:
+    """Return a follower's answer to ``x``, from ``y`` on.
+
+    Parameters
+    ----------
+    follower
+        ``Newton()``, or a function ``(x, y, *z) -> y``.
+    task, st
+        The problem and its scalars.
+    x, y
+        Trees of tensors without gradient.
+    """
+    shape_x, shape_y = task.trees
+    if not isinstance(follower, Newton):
+        found = still(follower(x, y, *task.z))
+        shape_y.flat(found)
+        return found
+    flat_x, flat_y = shape_x.flat(x).unsqueeze(0), shape_y.flat(y).unsqueeze(0)
+    w = torch.cat([flat_y, flat_y.new_zeros(1, st.follower_size - flat_y.shape[-1])], -1)
+    return shape_y.tree(follower(st, flat_x, w).w[0, : shape_y.size])
+
+
+def hypergradient(
+    problem: SmoothProblem, adjoint: Implicit | Unrolled, x: Any, y: Any, z: Sequence[Any]
+) -> tuple[float, tuple[Tensor, ...], float]:
+    """Return ``F``, its derivatives in the leaves of ``x``, ``y`` answering, and their norm.
+
+    Parameters
+    ----------
+    problem, adjoint
+        What is differentiated, and how.
+    x
+        A tree of leaves with gradient.
+    y
+        The answer to it.
+    z
+        The inputs.
+    """
+    # The answer has nothing to do with F, which would be evaluated for tensors it captures.
+    own = replace(problem, F=lambda x, y, *z: torch.zeros(()), G=None, H=None)
+    value = problem.F(x, adjoint.attach(own, x, y, *z), *z)
+    of = leaves(x)
+    grads = torch.autograd.grad(value, of, allow_unused=True, materialize_grads=True)
+    norm = float(torch.stack([grad.norm() for grad in grads]).norm()) if grads else 0.0
+    return float(value.detach()), grads, norm
+
+
+def refuse_constraints(problem: SmoothProblem, method: str, names: str) -> None:
+    """Raise ``UnsupportedProblem`` where a problem has constraints that a method does not take."""
+    if found := [name for name in names if getattr(problem, name) is not None]:
+        other = " or bl.HypergradientDescent()" if not {"G", "H"} & set(found) else ""
+        raise UnsupportedProblem(
+            f"{method} takes no {' and '.join(found)}: use bl.ReducedNewton(){other}; a set of the "
+            f"leader that can be projected on is given as project=."
+        )
+
+
+def project(function: Callable[[Any], Any] | None, x: Any) -> None:
+    """Move ``x``, a tree of leaves with gradient, to its projection."""
+    if function is None:
+        return
+    with torch.no_grad():
+        for leaf, new in zip(leaves(x), leaves(function(x)), strict=True):
+            leaf.copy_(new)
+
+
+def leaf(tensor: Tensor) -> Tensor:
+    """Return a copy that takes a gradient."""
+    return tensor.detach().clone().requires_grad_()
