@@ -168,7 +168,7 @@ class _Program:
             if not all(isinstance(one, Tensor) for one in found):
                 return None
             targets = [names.setdefault(id(one), len(names)) for one in found]
-            operation = _QUICK.get(call.operation, call.operation)
+            operation: Callable[..., Any] = _QUICK.get(call.operation) or call.operation
             # Memory that no caller sees is used again: to ask for it takes as long as to compute.
             is_own = operation in _WITH_OUT and _place(call.found) != _place(result)
             out = call.found if is_own and is_flat else None
