@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import bilevel as bl
 from bilevel.layers import SmoothBilevelLayer
 
-#: State, input, horizon, and the 2-norm of the largest falsification.
-N, M, HORIZON, SIGMA = 2, 3, 20, 0.5
+#: State, input, and the 2-norm of the largest falsification.
+N, M, SIGMA = 2, 3, 0.5
 #: ``"game"`` anticipates what the controller will do, ``"two-step"`` looks at its first answer.
 ATTACKS = ("game", "two-step", "none")
 
@@ -30,7 +30,7 @@ class Systems:
     S: Tensor
     seeds: tuple[int, ...]
 
-    def noise(self, trajectories: int, stream: int) -> Tensor:
+    def noise(self, trajectories: int, stream: int, horizon: int = 20) -> Tensor:
         """Return initial states ~ N(0, I) and noise ~ N(0, I/4): (trajectories, seeds, T + 1, n).
 
         Different streams are independent.
@@ -38,7 +38,7 @@ class Systems:
         parts = []
         for seed in self.seeds:
             rng = np.random.default_rng((seed, 1 + stream))
-            part = rng.standard_normal((trajectories, HORIZON + 1, N))
+            part = rng.standard_normal((trajectories, horizon + 1, N))
             part[:, 1:] /= 2
             parts.append(torch.tensor(part))
         return torch.stack(parts, 1)
@@ -155,10 +155,10 @@ class Controller(nn.Module):
 
     def forward(self, noise: Tensor, attack: str) -> Tensor:
         """Return the average cost of each trajectory and seed (equation 10a)."""
-        x, total = noise[:, :, 0], 0.0
-        for t in range(HORIZON):
+        x, total, horizon = noise[:, :, 0], 0.0, noise.shape[2] - 1
+        for t in range(horizon):
             u = self.respond(x, attack)
             total = total + x.square().sum(-1) + u.square().sum(-1)
             moved = (self.given.A @ x[..., None] + self.given.B @ u[..., None]).squeeze(-1)
             x = moved + noise[:, :, t + 1]
-        return total / HORIZON
+        return total / horizon

@@ -1,4 +1,4 @@
-"""Table 1 and figure 2(b): controllers that are trained under attack, and what attacks then cost."""
+"""Table 1 and figure 2(b): controllers trained under attack, and what attacks then cost."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from experiments.case import Case, Record, Run
 
 #: How each controller is trained: under which attack.
 _TRAINED = {"OptNet": "two-step", "Bilevel": "game"}
-_STEPS = (10, 30)
-#: Seeds, trajectories to train on, trajectories to judge by.
-_SIZES = {"small": (2, 2, 4), "standard": (10, 8, 64), "paper": (10, 64, 512)}
+#: Seeds, trajectories to train on, trajectories to judge by, horizon, gradient steps.
+_SIZES = {
+    "small": (2, 2, 2, 4, (1, 2)),
+    "standard": (10, 8, 64, 20, (10, 30)),
+    "paper": (10, 64, 512, 20, (10, 30)),
+}
 #: Chosen on seeds 100 to 104, which nothing else uses.
 _RATE = 0.1
 
@@ -29,9 +32,9 @@ _Weights = dict[str, Tensor]
 
 
 def _made(size: str) -> tuple[Systems, Tensor]:
-    seeds, trajectories, _ = _SIZES[size]
+    seeds, trajectories, _, horizon, _ = _SIZES[size]
     given = systems(tuple(range(seeds)))
-    return given, given.noise(trajectories, stream=0)
+    return given, given.noise(trajectories, 0, horizon)
 
 
 @cache
@@ -50,7 +53,7 @@ def trained(size: str, name: str) -> tuple[Mapping[int, _Weights], np.ndarray]:
         return costs.sum()
 
     with TemporaryDirectory() as folder:
-        for steps in _STEPS:
+        for steps in _SIZES[size][4]:
             history = fit(
                 controller, loss, noise,
                 optimizer=lambda parameters: torch.optim.SGD(parameters, lr=_RATE),
@@ -68,12 +71,12 @@ def costs(size: str, name: str, steps: int, attack: str) -> np.ndarray:
 
     The noise is the same for all controllers and attacks.
     """
-    given, _ = _made(size)
+    (given, _), (_, _, trajectories, horizon, _) = _made(size), _SIZES[size]
     controller = Controller(given, saturates=name == "LQR")
     if steps:
         controller.load_state_dict(trained(size, name)[0][steps])
     with torch.no_grad():
-        return controller(given.noise(_SIZES[size][2], stream=1), attack).mean(0).numpy()
+        return controller(given.noise(trajectories, 1, horizon), attack).mean(0).numpy()
 
 
 def _cost(size: str, name: str, steps: int) -> Mapping[str, Any]:
@@ -84,7 +87,7 @@ def _cost(size: str, name: str, steps: int) -> Mapping[str, Any]:
         line[attack] = float(values.mean())
         line[f"{attack} deviation"] = float(values.std(ddof=1))
         line[f"{attack} costs"] = values.tolist()
-    if steps == max(_STEPS):
+    if steps == max(_SIZES[size][4]):
         line["curve"] = trained(size, name)[1].tolist()
     return line
 
@@ -102,9 +105,10 @@ def _difference(size: str, first: tuple[str, int], second: tuple[str, int]) -> M
 
 
 def _runs(size: str) -> Sequence[Run]:
-    single = [("LQR", 0), *((name, steps) for steps in _STEPS for name in _TRAINED)]
-    pairs = [(("Bilevel", k), ("OptNet", k)) for k in _STEPS]
-    pairs += [((name, k), ("LQR", 0)) for k in _STEPS for name in _TRAINED]
+    counts = _SIZES[size][4]
+    single = [("LQR", 0), *((name, k) for k in counts for name in _TRAINED)]
+    pairs = [(("Bilevel", k), ("OptNet", k)) for k in counts]
+    pairs += [((name, k), ("LQR", 0)) for k in counts for name in _TRAINED]
     return [
         *(Run(_named(*who), lambda who=who: _cost(size, *who)) for who in single),
         *(
@@ -122,16 +126,15 @@ def _figures(records: Sequence[Record], folder: Path) -> Sequence[Path]:
     """Draw the average cost during training, each controller under the attack it is trained on."""
     from bilevel.plots.style import COLOURS, clean, figure_of
 
-    shown = {r["run"]: r["found"] for r in records if "curve" in r["found"]}
+    shown = {r["run"].split(",")[0]: r["found"] for r in records if "curve" in r["found"]}
     if not shown:
         return ()
     figure = figure_of(figsize=(7.0, 3.2))
     panels = figure.subplots(1, 2)
     for colour, name in zip(COLOURS, _TRAINED, strict=False):
-        found = shown.get(_named(name, max(_STEPS)))
-        if found is None:
+        if name not in shown:
             continue
-        curve = np.array(found["curve"])
+        curve = np.array(shown[name]["curve"])
         for axes, values, label in (
             (panels[0], curve, "average cost"),
             (panels[1], curve / curve[0], "relative to the start"),
@@ -141,7 +144,6 @@ def _figures(records: Sequence[Record], folder: Path) -> Sequence[Path]:
             axes.plot(steps, mean, color=colour, label=f"{name}, {_TRAINED[name]} attack")
             axes.fill_between(steps, mean - error, mean + error, color=colour, alpha=0.2, lw=0)
             axes.set(xlabel="gradient steps", ylabel=label)
-            axes.axvline(min(_STEPS), color="#9a9a9a", lw=0.8)
             clean(axes)
     panels[0].legend(frameon=False, fontsize=8)
     folder.mkdir(parents=True, exist_ok=True)
@@ -173,6 +175,6 @@ CASE = Case(
         "game p",
         "two-step wins",
         "two-step p",
-    ),  # fmt: skip
+    ),
     figures=_figures,
 )
