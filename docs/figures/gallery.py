@@ -152,10 +152,34 @@ def consolidation() -> Figure:
     return figure
 
 
+def price_from_demand() -> Figure:
+    """Return the demand that was measured, and what training on profit gains where."""
+    found = example("14_price_from_demand")
+    figure, (left, right) = pair()
+    base, rows = found["base"].numpy(), np.arange(len(found["eco"]))
+    for start, demand, colour in zip(base, found["measured"](rows), COLOURS, strict=False):
+        label = f"regular apples ${start:.2f}"
+        left.plot(start + 0.2 * np.arange(3), demand, "o-", color=colour, label=label)
+    left.set_ylim(0, 3)
+    left.set_xlabel("price of ecolabelled apples")
+    left.set_ylabel("pounds per household")
+    left.legend(frameon=False, fontsize=9)
+    places = np.arange(len(found["costs"]))
+    right.bar(places - 0.2, 100 * found["gains"][0], 0.38, color=BLUE, label="those learned from")
+    right.bar(places + 0.2, 100 * found["gains"][1], 0.38, color=RED, label="the other half")
+    right.axhline(0, color=GREY, linewidth=0.8)
+    right.set_xticks(places, [f"${cost:.2f}" for cost in found["costs"].tolist()])
+    right.set_xlabel("cost of a pound")
+    right.set_ylabel("gain in profit, cents per household")
+    right.legend(frameon=False, fontsize=9)
+    return figure
+
+
 FIGURES = {
     "gallery-weights": one_weight_per_feature,
     "gallery-lasso": lasso,
     "gallery-labels": clean_labels,
     "gallery-denoising": denoising,
     "gallery-consolidation": consolidation,
+    "gallery-price": price_from_demand,
 }

@@ -16,13 +16,15 @@ from bilevel.smooth_solution import SmoothSolution
 from bilevel.solvers.smooth.answered import Answered, noise
 from bilevel.solvers.smooth.follower import Newton
 from bilevel.solvers.smooth.solver import ANSWERED, AbstractSmoothSolver, Task
-from bilevel.solvers.smooth.stationary import Stationary, polish
+from bilevel.solvers.smooth.stationary import Stationary, multipliers, polish
 
 _LONGEST = 10.0
 #: No step ends at a follower's answer with a larger residual.
 _FOLLOWED = 1e-6
 #: From this violation of the leader's constraints on, Newton's method on all conditions is tried.
 _NEAR = 0.1
+#: A start whose conditions fail by less is taken for a stationary point's neighbour.
+_KNOWN = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +131,10 @@ class ReducedNewton(AbstractSmoothSolver):
                 torch.zeros(count, dtype=torch.int),
             )
             open_ = torch.ones(count, dtype=torch.bool, device=x.device)
+            if is_penalized and st.t is None:
+                v, penalty, open_ = self._known(answered, x, penalty)
+                if not bool(open_.any()):
+                    return polish(answered, x, v, penalty.omega, penalty.mu, 0)
             for _ in range(30 if is_penalized else 1):
                 point, used = self._minimize(penalty, x, answered, open_, atol)
                 x, answered, steps = point.x, point.answered, steps + used
@@ -144,6 +150,24 @@ class ReducedNewton(AbstractSmoothSolver):
                 if not bool(open_.any()):
                     return found
             return polish(answered, x, v, penalty.omega, penalty.mu, int(steps.max()))
+
+    def _known(
+        self, answered: Answered, x: Tensor, penalty: _Penalty
+    ) -> tuple[Tensor, _Penalty, Tensor]:
+        """Return multipliers where the start is stationary already, and where it is not."""
+        st, y = answered.st, answered.w[:, : answered.st.sizes[1]]
+        v, omega, mu, left = multipliers(answered, x)
+        H, G = st.instances.vector("H", x, y), st.instances.vector("G", x, y)
+        violation = torch.cat([H.abs(), G], -1).amax(-1)
+        found = polish(answered, x, v, omega, mu, 0)
+        known = (torch.maximum(left, violation) <= _KNOWN) & (answered.residual <= _FOLLOWED)
+        known &= found.is_strict & (found.residual <= attainable(self.atol, x))
+        begun = _Penalty(
+            torch.where(known[:, None], omega, penalty.omega),
+            torch.where(known[:, None], mu, penalty.mu),
+            penalty.rho,
+        )
+        return v, begun, ~known
 
     def _minimize(
         self, penalty: _Penalty, x: Tensor, answered: Answered, going: Tensor, atol: float
@@ -192,7 +216,10 @@ class ReducedNewton(AbstractSmoothSolver):
             moved = moved | good
             if bool((moved | ~going).all()):
                 break
-            step = torch.where(moved, step, step / 2)
+            # The minimum of the parabola through what is known, where there is an answer.
+            bend = value - here.value - step * drop
+            share = (-step * drop / (2 * bend)).nan_to_num(0.5).clamp(min=0.1, max=0.5)
+            step = torch.where(moved, step, step * torch.where(fine, share, 0.25))
         return x, answered, moved
 
 
