@@ -14,39 +14,70 @@ from bilevel.problem.precision import attainable
 from bilevel.solvers.smooth.answered import Answered, finite, taken
 
 _BOUNDARY = 0.995
+#: Slacks at the interior-point method's start are no smaller.
+_SLACK = 1.0
+#: Decisions whose optimality conditions fail by less are near an answer.
+_CLOSE = 1e-3
 #: How often the active rows are corrected near a known answer.
 _ROUNDS = 5
+#: In so many steps the interior-point method must halve its residual.
+_PATIENCE = 15
 
 
 def interior(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int) -> Answered:
     """Return the answers to ``x``, from ``w`` on; a finished instance stays as it is.
 
     A primal-dual interior-point method whose parameter grows tenfold a step, then Newton's method
-    on the active rows, or on the barrier's equations.
+    on the active rows, or on the barrier's equations. An instance whose residual does not halve in
+    some steps is given up: its constraints may contradict each other.
     """
     m, p, k = st.sizes[1:4]
     whole = replace(st, active_g=torch.ones_like(st.active_g), t=None)
     final = 1 / st.t if st.t is not None else attainable(1e-13, w, 1)
-    s = (-st.instances.vector("g", x, w[:, :m])).clamp(min=1e-2)
+    s = (-st.instances.vector("g", x, w[:, :m])).clamp(min=_SLACK)
     tau = torch.full_like(w[:, 0], 1.0 if k else final)
-    lam = torch.where(w[:, m + p :] > 0, w[:, m + p :], 0).clamp(min=1e-2)
-    w, steps = torch.cat([w[:, : m + p], lam], -1), 0
+    # A start on the central path's scale: slack times multiplier is the parameter.
+    w, steps = torch.cat([w[:, : m + p], 1 / s], -1), 0
     H = Hessian(lambda w: whole.follower(x, w), w)
+    moves = torch.ones_like(tau, dtype=torch.bool)
+    goal, waited = torch.full_like(tau, torch.inf), torch.zeros_like(tau)
     while steps < limit:
         near = vector_norm(_rest(H, w, s, tau, m + p), dim=-1)
-        going = ((near > max(atol, attainable(1e-12, w))) | (tau > final)) & near.isfinite()
+        falls = near <= goal
+        goal, waited = torch.where(falls, near / 2, goal), torch.where(falls, 0, waited + 1)
+        small = near <= max(atol, attainable(1e-12, w))
+        going = moves & ~(small & (tau <= final)) & near.isfinite() & (waited <= _PATIENCE)
         if not bool(going.any()):
             break
         steps += 1
         dw, ds = _step(H, w, s, tau, (m, p, k))
-        w, s, H = _walk(whole, x, (w, s), (dw, ds), tau, m + p, near, going)
-        ready = vector_norm(_rest(H, w, s, tau, m + p), dim=-1) <= 10 * tau
-        tau = torch.where(ready & going, (tau / 10).clamp(min=final), tau)
+        w, s, H, moves = _walk(whole, x, (w, s), (dw, ds), tau, m + p, near, going)
+        ready = going & (vector_norm(_rest(H, w, s, tau, m + p), dim=-1) <= 10 * tau)
+        # Where rounding lets nothing decrease, another parameter may; if not, Newton's steps do.
+        moves |= ready & (tau > final)
+        tau = torch.where(ready, (tau / 10).clamp(min=final), tau)
+        goal = torch.where(ready, torch.inf, goal)
     if st.t is None:
         lam = w[:, m + p :]
         st = replace(st, active_g=lam > s)
         w = torch.cat([w[:, : m + p], torch.where(st.active_g, lam, 0.0)], -1)
     return _polished(st, x, w, 4, steps)
+
+
+def begin(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int) -> Answered:
+    """Return the answers to ``x``; by Newton's method alone where ``w`` is close to one already."""
+    if st.t is not None:
+        return interior(st, x, w, atol, limit)
+    m = st.sizes[1]
+    at, close = st.recover(x, w[:, :m])
+    K = Hessian(lambda w: at.follower(x, w), close).gradient.detach()
+    worst = torch.cat([K.abs(), at.instances.vector("g", x, w[:, :m])], -1).amax(-1)
+    rows = worst <= _CLOSE
+    found = near(at, x, close, atol, limit, rows)
+    rest = (~rows).nonzero()[:, 0]
+    if not len(rest):
+        return found
+    return found.put(rest, interior(taken(st, rest), x[rest], w[rest], atol, limit))
 
 
 def near(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int, rows: Tensor) -> Answered:
@@ -159,12 +190,12 @@ def _walk(
     first: int,
     size: Tensor,
     going: Tensor,
-) -> tuple[Tensor, Tensor, Hessian]:
-    """Return the next point: inside the boundary, with a smaller residual where one is found."""
+) -> tuple[Tensor, Tensor, Hessian, Tensor]:
+    """Return the next point, inside the boundary, and where its residual is smaller."""
     (w, s), (dw, ds) = point, step
     dw, ds = torch.where(going[:, None], dw, 0.0), torch.where(going[:, None], ds, 0.0)
     length = torch.minimum(_longest(s, ds), _longest(w[:, first:], dw[:, first:]))
-    for _ in range(30):
+    for _ in range(20):
         new_w, new_s = w + length[:, None] * dw, s + length[:, None] * ds
         H = Hessian(lambda w: st.follower(x, w), new_w)
         now = vector_norm(_rest(H, new_w, new_s, tau, first), dim=-1)
@@ -172,7 +203,7 @@ def _walk(
         if bool(good.all()):
             break
         length = torch.where(good, length, length / 2)
-    return new_w, new_s, H
+    return new_w, new_s, H, good & going
 
 
 def _longest(v: Tensor, dv: Tensor) -> Tensor:

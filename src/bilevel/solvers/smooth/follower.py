@@ -16,7 +16,7 @@ from bilevel.problem.precision import attainable
 from bilevel.problem.smooth import Instances, SmoothProblem
 from bilevel.problem.trees import Tree, still
 from bilevel.solvers.smooth.answered import DENSE, Answered, finite
-from bilevel.solvers.smooth.constrained import interior, near
+from bilevel.solvers.smooth.constrained import begin, near
 from bilevel.solvers.smooth.free import free
 
 #: Newton's method ends at a residual near rounding; this one allows for a bad scale.
@@ -66,7 +66,7 @@ class Newton:
             if st.follower_size == st.sizes[1]:
                 return free(st, x, w, atol, self.limit)
             if rows is None:
-                return interior(st, x, w, atol, self.limit)
+                return begin(st, x, w, atol, self.limit)
             return near(st, x, w, atol, self.limit, rows)
 
     def answer(self, problem: SmoothProblem, x: Any, y: Any, *z: Any) -> Any:

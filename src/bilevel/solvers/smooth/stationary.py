@@ -15,6 +15,8 @@ from bilevel.solvers.smooth.answered import Answered
 
 #: Eigenvalues below this share of the largest count as zero.
 SINGULAR = 1e-13
+#: A row of the leader with less slack than this may be active.
+_TOUCHED = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,30 @@ class Stationary:
     def is_strict(self) -> Tensor:
         """Where both levels' second-order conditions hold and no matrix is singular."""
         return self.follower_is_minimum & self.is_minimum & ~self.is_singular
+
+
+def multipliers(answered: Answered, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the co-state and the leader's multipliers that satisfy stationarity best.
+
+    With them the norm of what is left of stationarity, shape ``(B,)``.
+    """
+    st, w = answered.st, answered.w
+    G = st.instances.vector("G", x, w[:, : st.sizes[1]])
+    st = replace(st, active_G=G >= -_TOUCHED)
+    first, more = x.shape[-1] + w.shape[-1], sum(st.sizes[4:])
+    co = 0 if st.instances.problem.zero_sum else w.shape[-1]
+    H = Hessian(st.leader, torch.cat([x, w, x.new_zeros(len(x), co + more)], -1))
+    jacobian, rest = H.dense()[:, :first, first:], -H.gradient.detach()[:, :first, None]
+    good = jacobian.isfinite().flatten(1).all(-1) & rest.isfinite().flatten(1).all(-1)
+    jacobian = torch.where(good[:, None, None], jacobian, 0.0)
+    found = torch.linalg.lstsq(
+        jacobian, torch.where(good[:, None, None], rest, 0.0), driver="gelsd"
+    )
+    dual = found.solution[..., 0]
+    dual[:, co + st.sizes[4] :].clamp_(min=0)
+    left = vector_norm((jacobian @ dual[..., None] - rest)[..., 0], dim=-1)
+    v = torch.zeros_like(w) if not co else dual[:, :co]
+    return v, dual[:, co : co + st.sizes[4]], dual[:, co + st.sizes[4] :], left
 
 
 def polish(

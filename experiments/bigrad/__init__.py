@@ -1,0 +1,1 @@
+"""What bilevel layers learn that two steps do not."""
