@@ -255,7 +255,7 @@ def timed(name: str, method: Hypergradient, subject: Subject, calls: int) -> Tim
 
     The tolerance is found once for each subject and method.
     """
-    with alike(), _quiet():
+    with alike(), quiet():
         if name not in subject.tolerances:
             for digits in range(6, 15):
                 subject.tolerances[name] = 10.0**-digits
@@ -272,7 +272,7 @@ def timed(name: str, method: Hypergradient, subject: Subject, calls: int) -> Tim
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what PyTorch says of sparse matrices, and torchopt's use of an old package."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse (CSR|invariant)", UserWarning)

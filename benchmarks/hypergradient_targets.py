@@ -16,6 +16,12 @@ CHOLESKY, UNROLLED = "Cholesky by hand", "1,000 steps"
 SMALL, SMALL_DENSE = "d = 1,000, sparse", "d = 1,000, dense"
 MIDDLE, MIDDLE_DENSE = "d = 10,000, sparse", "d = 10,000, dense"
 
+MEMORY, DIFFERENCES = "large", "differences"
+MINRES, NESTED = "MINRES", "GMRES and CG"
+
+#: Of the adjoint's linear system at the largest sizes; of total gradients.
+ASKED_RESIDUAL, ASKED_ERROR = 1e-6, 1e-7
+_ASKED_VECTORS = 15.0
 _ASKED_TORCHOPT, _ASKED_UNROLLED, _ASKED_FASTEST = 3.0, 30.0, 1.1
 
 
@@ -25,6 +31,8 @@ def judge_hypergradients(records: Sequence[Record]) -> Sequence[Target]:
         *(_beside_torchopt(records, group) for group in (SMALL, SMALL_DENSE)),
         _beside_unrolled(records, SMALL),
         *(_beside_the_fastest(records, group) for group in (MIDDLE, MIDDLE_DENSE)),
+        *_large(records),
+        *(_differences(records, method) for method in (MINRES, NESTED)),
     )
 
 
@@ -80,3 +88,41 @@ def _beside_the_fastest(records: Sequence[Record], group: str) -> Target:
     ratio = mine[best] / times[other]
     shown = _shown({best: mine[best], other: times[other]} | mine | times)
     return Target(text, f"{ratio:.2f} times ({shown})", ratio <= _ASKED_FASTEST)
+
+
+def _large(records: Sequence[Record]) -> Sequence[Target]:
+    found = [r for r in records if r["group"] == MEMORY]
+    solved = [r for r in found if r["outcome"] == "solved"]
+    is_whole = len(solved) == len(found) > 0
+    names = list(dict.fromkeys(r["instance"] for r in solved))
+
+    def shown(name: str, form: str) -> str:
+        worst = {n: max(r["extra"][name] for r in solved if r["instance"] == n) for n in names}
+        return "; ".join(f"{n}: {value:{form}}" for n, value in worst.items()) or "not measured"
+
+    most = max((r["extra"]["vectors"] for r in solved), default=float("inf"))
+    return (
+        Target(
+            f"d = 1e6 and 4e6: residual below {ASKED_RESIDUAL:g}",
+            shown("residual", ".0e"),
+            is_whole,
+        ),
+        Target(
+            f"d = 1e6 and 4e6: memory grows by at most {_ASKED_VECTORS:g} vectors of size d",
+            shown("vectors", ".1f"),
+            is_whole and most <= _ASKED_VECTORS,
+        ),
+    )
+
+
+def _differences(records: Sequence[Record], method: str) -> Target:
+    text = f"total gradients by {method} within {ASKED_ERROR:g} of differences of full solves"
+    found = [r for r in records if (r["group"], r["method"]) == (DIFFERENCES, method)]
+    errors: dict[str, float] = {}
+    for r in found:
+        error = r["extra"].get("error")
+        errors[r["instance"]] = max(
+            errors.get(r["instance"], 0.0), float("inf") if error is None else error
+        )
+    shown = ", ".join(f"{name} {error:.0e}" for name, error in errors.items()) or "not measured"
+    return Target(text, shown, bool(errors) and max(errors.values()) < ASKED_ERROR)

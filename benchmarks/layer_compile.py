@@ -32,7 +32,7 @@ def in_own_process(library: str, n: int, limit: float) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _highest(restart: bool = False) -> float:
+def highest(restart: bool = False) -> float:
     """Return the highest memory so far, in MB; ``restart`` makes it what is in use now."""
     if not _STATUS.exists():
         scale = 1 if sys.platform == "darwin" else 1024
@@ -50,11 +50,11 @@ def _main(library: str, n: int) -> None:
 
     make = {"bilevel": layer_peers.make_bilevel, "cvxpylayers": layer_peers.make_cvxpylayers}
     make[library](5)  # lazy imports
-    before = _highest(restart=True)
+    before = highest(restart=True)
     began = time.perf_counter()
     layer = make[library](n)
     seconds = time.perf_counter() - began
-    print(json.dumps({"seconds": seconds, "megabytes": _highest() - before}))
+    print(json.dumps({"seconds": seconds, "megabytes": highest() - before}))
     del layer
 
 

@@ -6,9 +6,14 @@ import pytest
 pytest.importorskip("torch")
 
 from benchmarks.cases import hypergradients as case
+from benchmarks.hypergradient_checks import TOTALS
 from benchmarks.hypergradient_data import Regression, Shape
 from benchmarks.hypergradient_targets import (
     BY_HAND,
+    DIFFERENCES,
+    MEMORY,
+    MINRES,
+    NESTED,
     OURS,
     OURS_DIAGONAL,
     SMALL,
@@ -56,6 +61,19 @@ def test_the_small_size_is_solved_by_all_to_the_same_accuracy():
         asked = ("solved", "unproved") if method == UNROLLED else ("solved",)
         assert one.outcome in asked, (instance, method, one)
         assert one.extra["error"] < (1e-2 if method == UNROLLED else 1e-8)
+    (large,) = (one for one in found.values() if "vectors" in one.extra)
+    assert large.extra["residual"] < 1e-8
+    assert large.extra["reference_bound"] < 1e-10
+
+
+def test_differences_notice_a_wrong_total_gradient(monkeypatch):
+    from bilevel.adjoints.stationarity import Hessian
+
+    total = TOTALS[2]
+    assert total.error("minres") < 1e-9
+    whole = Hessian.along
+    monkeypatch.setattr(Hessian, "along", lambda H, of, v: whole(H, of, v * (1 + 1e-6)))
+    assert total.error("minres") == pytest.approx(1e-6, rel=1e-2)
 
 
 def test_an_inaccurate_hypergradient_is_called_wrong(monkeypatch):
@@ -88,3 +106,22 @@ def test_targets_compare_with_the_faster_form_and_with_accurate_methods_alone():
     records += [timed(BY_HAND, 1.0, middle), timed(TORCHOPT, 0.1, middle, "wrong")]
     assert judge_hypergradients(records)[3].reached
     assert not judge_hypergradients([*records, timed(TORCHOPT, 0.1, middle)])[3].reached
+
+
+def test_targets_see_memory_residuals_and_differences():
+    def large(d, vectors, outcome="solved"):
+        extra = {"vectors": vectors, "residual": 1e-9}
+        return timed(OURS, 1.0, MEMORY, outcome) | {"instance": d, "extra": extra}
+
+    both = [large("1e6", 9.0), large("4e6", 14.0)]
+    assert [t.reached for t in judge_hypergradients(both)[5:7]] == [True, True]
+    assert [t.reached for t in judge_hypergradients([*both, large("4e6", 15.5)])[5:7]] == [
+        True,
+        False,
+    ]
+    bad = [*both, large("4e6", 9.0, "wrong")]
+    assert [t.reached for t in judge_hypergradients(bad)[5:7]] == [False, False]
+    rows = [timed(method, 1.0, DIFFERENCES) for method in (MINRES, NESTED)]
+    assert [t.reached for t in judge_hypergradients(rows)[7:]] == [True, True]
+    rows[1] = rows[1] | {"extra": {"error": None}}
+    assert [t.reached for t in judge_hypergradients(rows)[7:]] == [True, False]

@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import minres as scipy_minres
 
-from bilevel.adjoints.linear import cg, direct, minres, quotient
+from bilevel.adjoints.linear import cg, diagonal, direct, minres, quotient
+from bilevel.adjoints.replay import Replayed
+from bilevel.adjoints.stationarity import Hessian
 
 
 def _matrices(count, n, seed, definite):
@@ -100,3 +102,103 @@ def test_what_is_not_finite_spoils_nothing_else():
     found = direct(A, b)
     assert abs(found.x[0] - torch.linalg.solve(A[0], b[0])).max() < 1e-12
     assert not found.x[1].any()
+
+
+def _coupled(n, seed, spread):
+    """A matrix whose diagonal varies, with couplings that an estimate sees as noise."""
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(n, n // 2)) / np.sqrt(n)
+    A = root @ root.T / 4 + np.diag(np.exp(spread * rng.normal(size=n)))
+    return torch.from_numpy(A), torch.from_numpy(rng.normal(size=n))
+
+
+def test_an_estimated_diagonal_saves_products_and_keeps_the_answer():
+    A, b = (part.unsqueeze(0) for part in _coupled(300, 0, 1.0))
+    M, used = diagonal(_product(A), b)
+    plain, helped = (cg(_product(A), b, precondition=helper) for helper in (None, M))
+    assert helped.products + used < 0.7 * plain.products
+    assert abs(helped.x - torch.linalg.solve(A, b)).max() < 1e-8
+
+
+def test_an_equal_diagonal_is_left_alone_and_each_instance_is_judged_alone():
+    flat, rhs = _coupled(300, 1, 0.0)
+    uneven, _ = _coupled(300, 2, 2.0)
+    b = rhs.repeat(2, 1)
+    M, _ = diagonal(_product(torch.stack([flat, uneven])), b)
+    assert torch.equal(M(b)[0], b[0])
+    assert not torch.equal(M(b)[1], b[1])
+    negative, _ = diagonal(lambda v: -v, b)
+    assert torch.equal(negative(b), b)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 8), st.integers(0, 10_000))
+def test_products_that_are_replayed_are_those_of_autograd(count, n, seed):
+    g = torch.Generator().manual_seed(seed)
+    W = torch.randn(n, n, generator=g, dtype=torch.float64)
+
+    def scalar(u):
+        mixed = (u @ W).tanh() * u.sigmoid() - u.exp() / 3
+        both = torch.stack([mixed, torch.nn.functional.softplus(-2 * u)])
+        return both.square().sum((0, 2)) + torch.logsumexp(u, -1) + (u[:, :1] * u).sum(-1)
+
+    u = torch.randn(count, n, generator=g, dtype=torch.float64)
+    H, dense = Hessian(scalar, u), Hessian(scalar, u).dense()
+    kept = []
+    for _ in range(6):
+        v = torch.randn(count, n, generator=g, dtype=torch.float64)
+        kept.append((H(v), _product(dense)(v)))
+    assert H._product.count
+    for found, true in kept:
+        assert torch.allclose(found, true, rtol=1e-11, atol=1e-11)
+
+
+def test_memory_that_is_written_to_is_made_anew_at_each_repetition():
+    def function(v):
+        found = torch.zeros(4, dtype=v.dtype)
+        found[1:3].add_(2 * v)
+        found[2:] += found[:2]
+        return -found
+
+    product = Replayed(function)
+    for i in range(6):
+        v = torch.tensor([1.0 + i, -2.0 * i])
+        assert torch.equal(product(v), function(v))
+    assert product.count
+
+
+@pytest.mark.parametrize("kind", ["number", "random", "foreign", "hidden", "branch"])
+def test_what_cannot_be_repeated_is_called_as_before(kind):
+    memory = torch.zeros(3)
+
+    def function(v):
+        if kind == "number":
+            return v * float(v.sum())
+        if kind == "random":
+            return v * torch.rand(3)
+        if kind == "foreign":
+            return memory.add_(v).clone()
+        if kind == "hidden":
+            return torch.from_numpy(2 * v.numpy()) + v
+        return v if v.sum() > 0 else -v
+
+    product = Replayed(function)
+    for i in range(6):
+        v = torch.tensor([1.0, 2.0, -9.0 * (i % 2)])
+        torch.manual_seed(i)
+        found = product(v)
+        torch.manual_seed(i)
+        if kind == "foreign":
+            memory.sub_(v)
+        assert torch.equal(found, function(v))
+    assert product.count is None
+
+
+def test_a_product_may_be_overwritten_without_harm():
+    H = Hessian(lambda u: (u**2).sum(-1) / 2 + u[:, 0] ** 4, torch.ones(1, 3).double())
+    for _ in range(6):
+        v = torch.ones(1, 3).double()
+        found = H(v)
+        assert found.tolist() == [[13.0, 1.0, 1.0]]
+        found.zero_()
+        assert v.tolist() == [[1.0, 1.0, 1.0]]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bilevel.adjoints.function import AbstractRule, apply
-from bilevel.adjoints.linear import Product, Solved, cg, direct, minres
+from bilevel.adjoints.linear import Product, Solved, cg, diagonal, direct, minres
 from bilevel.adjoints.nested import nested
 from bilevel.adjoints.stationarity import Hessian, Scalar, Stationarity
 from bilevel.errors import BilevelWarning, ProblemError
@@ -20,6 +20,7 @@ from bilevel.problem.trees import Tree, flatten, still, unflatten
 
 #: Above this residual of the optimality conditions the formula is not a derivative of the answer.
 NOT_A_SOLUTION = 1e-5
+_Derivatives = tuple[Hessian, list[Tensor]]
 _METHODS = ("auto", "dense", "minres", "cg", "nested")
 _DENSE = 128
 
@@ -48,7 +49,8 @@ class Implicit:
         Most products with ``H``.
     precondition
         Function of ``(B, n)`` that approximates the product with the inverse of ``H``; positive
-        definite.
+        definite. Without one, conjugate gradients take the diagonal of ``H`` where they can
+        estimate it well enough from four products.
 
     Notes
     -----
@@ -112,7 +114,8 @@ class Implicit:
             If ``y`` is no answer: the residual of its optimality conditions is above 1e-5.
         """
         shape_x, shape_y = Tree(x, "x"), Tree(y, "y")
-        flat_x, flat_y = shape_x.flat(x).unsqueeze(0), shape_y.flat(y).detach().unsqueeze(0)
+        flat_x, flat_y = shape_x.flat(x, copy=False), shape_y.flat(y, copy=False).detach()
+        flat_x, flat_y = flat_x.unsqueeze(0), flat_y.unsqueeze(0)
         instances = Instances(problem, shape_x, shape_y, still(tuple(z)))
         st, w = Stationarity.of(instances, flat_x.detach(), flat_y).recover(flat_x.detach(), flat_y)
         (root,) = self.follower(st, flat_x, w, z).answer
@@ -128,9 +131,8 @@ class Implicit:
             at, given = st.at(unflatten(spec, own[1:])), own[0]
             return lambda w: at.follower(given, w)
 
-        captured = st.instances.captured(x, w[..., : st.sizes[1]])
         definite = st.follower_size == st.sizes[1]
-        return Root(self, make, w, [x, *leaves], captured, definite, start)
+        return Root(self, make, w, [x, *leaves], definite, start)
 
     def leader(
         self, st: Stationarity, u: Tensor, z: Sequence[Any], start: Tensor | None = None
@@ -141,9 +143,7 @@ class Implicit:
         def make(own: Sequence[Tensor]) -> Scalar:
             return st.at(unflatten(spec, own)).leader
 
-        x, w, *_ = st.split(u)
-        captured = st.instances.captured(x, w[..., : st.sizes[1]])
-        root = Root(self, make, u, leaves, captured, False, start)
+        root = Root(self, make, u, leaves, False, start)
         if self.method == "nested":
             root.other = lambda own, b: nested(st.at(unflatten(spec, own)), u, b, self)
         return root
@@ -169,12 +169,13 @@ class Implicit:
             return direct(H.dense(), b, definite)
         M, rtol, limit = self.precondition, self.rtol, self.limit
         if method == "cg":
-            found = cg(H, b, start=start, precondition=M, rtol=rtol, limit=limit)
+            helper, used = diagonal(H, b) if M is None else (M, 0)
+            found = cg(H, b, start=start, precondition=helper, rtol=rtol, limit=limit)
+            products = found.products + used
             if bool(found.is_positive.all()):
-                return found
+                return replace(found, products=products)
             again = minres(H, b, precondition=M, rtol=rtol, limit=limit)
-            products = found.products + again.products
-            return Solved(again.x, again.residual, products, found.is_positive)
+            return Solved(again.x, again.residual, products + again.products, found.is_positive)
         return minres(H, b, start=start, precondition=M, rtol=rtol, limit=limit)
 
 
@@ -190,9 +191,7 @@ class Root(AbstractRule):
     u
         The stationary point, shape ``(B, n)``.
     inputs
-        The tensors, without those that functions capture.
-    captured
-        Those.
+        The tensors that the scalar is given; those that its functions capture are found.
     definite
         Whether the second derivative ought to be positive definite.
     start
@@ -216,20 +215,25 @@ class Root(AbstractRule):
         make: Callable[[Sequence[Tensor]], Scalar],
         u: Tensor,
         inputs: Sequence[Tensor],
-        captured: Sequence[Tensor],
         definite: bool,
         start: Tensor | None,
     ) -> None:
         self._adjoint, self._make, self._u = adjoint, make, u.detach()
-        self._inputs, self._captured = list(inputs), list(captured)
+        self._inputs = list(inputs)
         self._definite, self._start = definite, start
+        # What was evaluated to see whether u is an answer serves the first backward pass too.
+        self._kept: _Derivatives | None = self._derivatives(self._inputs)
+        H, own = self._kept
+        known = {id(H.u), *map(id, own)}
+        self._captured = [leaf for leaf in H.leaves() if id(leaf) not in known]
+        self._residual = torch.linalg.vector_norm(H.gradient.detach(), dim=-1)
         self.solved: Solved | None = None
         self.other: Callable[[Sequence[Tensor], Tensor], Solved] | None = None
 
     @property
     def answer(self) -> tuple[Tensor, ...]:
         """The stationary point, differentiable."""
-        residual = float(self.residual().max())
+        residual = float(self._residual.max())
         if not residual <= NOT_A_SOLUTION:
             warnings.warn(
                 f"The optimality conditions fail by {residual:.1e}: this is not an answer, and "
@@ -239,18 +243,9 @@ class Root(AbstractRule):
             )
         return apply(self, *self._inputs, *self._captured)
 
-    def hessian(self, own: Sequence[Tensor] | None = None) -> Hessian:
-        """Return the scalar's derivatives in ``u``, at detached inputs if none are given."""
-        own = [one.detach() for one in self._inputs] if own is None else own
-        return Hessian(self._make(own), self._u)
-
-    def residual(self) -> Tensor:
-        """Return the norm of the optimality conditions, shape ``(B,)``."""
-        return torch.linalg.vector_norm(self.hessian().gradient.detach(), dim=-1)
-
     def probe(self) -> Tensor:
         """Return the relative residual of the linear system for a gradient of ones."""
-        H = self.hessian()
+        H, _ = self._kept or self._derivatives(self._inputs)
         return self._adjoint.solve(H, torch.ones_like(self._u), self._definite).residual
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -263,16 +258,22 @@ class Root(AbstractRule):
         """Return the gradients of ``grads`` times the answer, by one linear system."""
         if grads[0] is None:
             return (None,) * len(inputs)
-        count = len(self._inputs)
-        with torch.enable_grad():
-            own = [one.detach().requires_grad_(one.requires_grad) for one in inputs[:count]]
-            H = self.hessian(own)
-        b = grads[0].detach().neg()
+        H, own = self._kept or self._derivatives(inputs[: len(self._inputs)])
+        self._kept = None  # the graph is freed with this call
+        b = grads[0].detach()
         if self.other is not None:
-            self.solved = self.other([one.detach() for one in own], b)
+            solved = self.other([one.detach() for one in own], b)
         else:
-            self.solved = self._adjoint.solve(H, b, self._definite, self._start)
+            start = None if self._start is None else -self._start
+            solved = self._adjoint.solve(H, b, self._definite, start)
         del b
+        self.solved = replace(solved, x=solved.x.neg_())
         wanted = [one for one in (*own, *self._captured) if one.requires_grad]
         found = iter(H.along(wanted, self.solved.x))
         return [next(found) if one.requires_grad else None for one in (*own, *self._captured)]
+
+    def _derivatives(self, inputs: Sequence[Tensor]) -> _Derivatives:
+        """Return the scalar's derivatives in ``u``, and the inputs of which it is made."""
+        with torch.enable_grad():
+            own = [one.detach().requires_grad_(one.requires_grad) for one in inputs]
+            return Hessian(self._make(own), self._u), own

@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
 Product = Callable[[Tensor], Tensor]
+
+_PROBES = 2
+#: Two estimates of the diagonal with a smaller correlation are noise.
+_ALIKE = 0.5
 
 
 @dataclass(frozen=True)
@@ -68,25 +73,29 @@ def cg(
     x = torch.zeros_like(b) if start is None else start * (size > 0).unsqueeze(-1)
     r = b.clone() if start is None else b - A(x)
     z = r if precondition is None else precondition(r)
-    p, rz = z.clone(), vecdot(r, z)
-    positive = torch.ones_like(size, dtype=torch.bool)
-    going = _norm(r) > rtol * size
-    while bool(going.any()) and products < limit:
-        q = A(p)
-        products += 1
-        curvature = vecdot(p, q)
-        positive &= (curvature > 0) | ~going
-        going &= positive
-        step = torch.where(going, rz / curvature, 0.0).unsqueeze(-1)
-        x.addcmul_(step, p)
-        r.addcmul_(step, q, value=-1)
-        del q
-        going &= _norm(r) > rtol * size
-        z = r if precondition is None else precondition(r)
-        new = vecdot(r, z)
-        p.mul_(torch.where(going, new / rz, 0.0).unsqueeze(-1)).add_(z)
-        rz = torch.where(going, new, rz)
-    return Solved(x, _relative(_norm(r), size), products, positive)
+    rz, goal = _host(vecdot(r, z)), rtol * _host(size)
+    p = z.clone() if z is r else z
+    del z
+    positive = np.ones_like(goal, dtype=bool)
+    going = _host(_norm(r)) > goal
+    with np.errstate(all="ignore"):
+        while going.any() and products < limit:
+            q = A(p)
+            products += 1
+            curvature = _host(vecdot(p, q))
+            positive &= (curvature > 0) | ~going
+            going &= positive
+            step = _column(np.where(going, rz / curvature, 0), b)
+            x.addcmul_(step, p)
+            r.addcmul_(step, q, value=-1)
+            del q
+            norm, z = _host(_norm(r)), r if precondition is None else precondition(r)
+            new = _host(vecdot(r, z))
+            going &= norm > goal
+            p.mul_(_column(np.where(going, new / rz, 0), b)).add_(z)
+            del z
+            rz = np.where(going, new, rz)
+    return Solved(x, _relative(_norm(r), size), products, _tensor(positive, b))
 
 
 def minres(
@@ -112,7 +121,8 @@ def minres(
     >>> import torch
     >>> from bilevel.adjoints.linear import minres
     >>> A = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
-    >>> minres(lambda v: v @ A, torch.tensor([[1.0, 2.0]], dtype=torch.float64)).x.tolist()
+    >>> found = minres(lambda v: v @ A, torch.tensor([[1.0, 2.0]], dtype=torch.float64))
+    >>> print(found.x.round(decimals=9).tolist())
     [[2.0, 1.0]]
     """
     size = _norm(b)
@@ -128,6 +138,47 @@ def minres(
         products += used + 1
     positive = torch.ones_like(size, dtype=torch.bool)
     return Solved(x, _relative(_norm(r), size), products, positive)
+
+
+def diagonal(A: Product, b: Tensor) -> tuple[Product, int]:
+    """Return a preconditioner from an estimate of the diagonal, and how many products it took.
+
+    It is the mean of ``z * (A z)`` over vectors ``z`` of signs, noisy, so that no entry is taken to
+    be less than half the median: it is the large ones that slow an iteration down. An instance gets
+    the identity where two halves of the mean are not alike, as where all entries are equal.
+
+    References
+    ----------
+    Bekas, Kokiopoulou and Saad, An estimator for the diagonal of a matrix, 2007.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bilevel.adjoints.linear import diagonal
+    >>> D = torch.tensor([[1.0, 10.0, 50.0]])
+    >>> M, products = diagonal(lambda v: D * v, torch.ones(1, 3))
+    >>> print((50 * M(torch.ones(1, 3))).round().tolist(), products)
+    [[10.0, 5.0, 1.0]] 4
+    """
+    generator, halves = torch.Generator().manual_seed(0), []
+    for _ in range(2):
+        half = torch.zeros_like(b)
+        for _ in range(_PROBES):
+            signs = torch.randint(0, 2, b.shape[-1:], generator=generator, dtype=torch.int8)
+            z = signs.to(b).mul_(2).sub_(1).expand_as(b).contiguous()
+            half += A(z).mul_(z)
+        halves.append(half.div_(_PROBES))
+    floor = torch.add(*halves).median(-1, keepdim=True).values / 4
+    floor = torch.where(floor > 0, floor, 1.0)
+    first, second = (torch.maximum(half, floor) for half in halves)
+    del halves
+    inverse = torch.add(first, second).div_(2).reciprocal_()
+    for half in (first, second):
+        half.log_()
+        half.sub_(half.mean(-1, keepdim=True))
+    alike = vecdot(first, second) > _ALIKE * _norm(first) * _norm(second)
+    inverse = torch.where(alike.unsqueeze(-1), inverse, 1.0)
+    return lambda v: v * inverse, 2 * _PROBES
 
 
 def direct(A: Tensor, b: Tensor, definite: bool = False) -> Solved:
@@ -206,6 +257,20 @@ def _minres(
         x.addcmul_(phi.unsqueeze(-1), torch.where(going.unsqueeze(-1), w, 0.0))
         going &= (phibar.abs() > 0.3 * share * first) & (beta > tiny)
     return x, products
+
+
+def _host(scalars: Tensor) -> np.ndarray:
+    """Return one number for each instance to NumPy, which is quicker with so few."""
+    return scalars.numpy(force=True)
+
+
+def _tensor(scalars: np.ndarray, like: Tensor) -> Tensor:
+    found = torch.from_numpy(scalars)
+    return found if like.is_cpu else found.to(like.device)
+
+
+def _column(scalars: np.ndarray, like: Tensor) -> Tensor:
+    return _tensor(scalars[:, None], like)
 
 
 def _same(v: Tensor) -> Tensor:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
-from bilevel.problem.smooth import Instances
+from bilevel.adjoints.replay import Replayed
+from bilevel.problem.smooth import Instances, leaves_behind
 
 Scalar = Callable[[Tensor], Tensor]
 
@@ -106,6 +108,8 @@ class Stationarity:
 
     def follower(self, x: Tensor, w: Tensor) -> Tensor:
         """Return the follower's scalar, shape ``(B,)``."""
+        if not any(self.sizes[2:4]):  # a split's derivative copies
+            return self.instances.value("f", x, w)
         y, nu, lam = w.split(self.sizes[1:4], -1)
         value = self.instances.value("f", x, y)
         if self.sizes[2]:
@@ -170,10 +174,11 @@ class Hessian:
         self.u = u.detach().requires_grad_()
         with torch.enable_grad():
             (self.gradient,) = gradients(scalar(self.u), (self.u,))
+        self._product = Replayed(partial(_product, self.gradient, self.u))
 
     def __call__(self, v: Tensor) -> Tensor:
-        """Return the products with the rows of ``v``."""
-        return self._back(v, batched=False)
+        """Return the products with the rows of ``v``, which may be overwritten."""
+        return self._product(v)
 
     def dense(self) -> Tensor:
         """Return the matrices, shape ``(B, n, n)``."""
@@ -183,9 +188,9 @@ class Hessian:
             return torch.zeros(count, n, n).to(unit)
         vectors = unit.unsqueeze(1).expand(n, count, n)
         try:
-            found = self._back(vectors, batched=True)
+            found = _product(self.gradient, self.u, vectors, batched=True)
         except RuntimeError:  # an operation that autograd cannot map over vectors
-            found = torch.stack([self._back(one, batched=False) for one in vectors])
+            found = torch.stack([_product(self.gradient, self.u, one) for one in vectors])
         found = found.transpose(0, 1)
         return (found + found.mT) / 2
 
@@ -195,16 +200,25 @@ class Hessian:
             return (None,) * len(of)
         return torch.autograd.grad(self.gradient, of, v, retain_graph=True, allow_unused=True)
 
-    def _back(self, v: Tensor, batched: bool) -> Tensor:
-        if not self.gradient.requires_grad:
-            return torch.zeros_like(v)
-        (found,) = torch.autograd.grad(
-            self.gradient,
-            self.u,
-            v,
-            retain_graph=True,
-            is_grads_batched=batched,
-            allow_unused=True,
-            materialize_grads=not batched,
-        )
-        return torch.zeros_like(v) if found is None else found
+    def leaves(self) -> list[Tensor]:
+        """Return the leaves on which the gradient depends, ``u`` among them."""
+        return leaves_behind(self.gradient)
+
+
+def _product(gradient: Tensor, u: Tensor, v: Tensor, batched: bool = False) -> Tensor:
+    """Return ``v'gradient`` differentiated in ``u``."""
+    if not gradient.requires_grad:
+        return torch.zeros_like(v)
+    (found,) = torch.autograd.grad(
+        gradient,
+        u,
+        v,
+        retain_graph=True,
+        is_grads_batched=batched,
+        allow_unused=True,
+        materialize_grads=not batched,
+    )
+    if found is None:
+        return torch.zeros_like(v)
+    # A gradient that is u itself hands v through, which an iteration would then overwrite.
+    return found.clone() if found.data_ptr() == v.data_ptr() else found

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bilevel.errors import ProblemError
-from bilevel.problem.trees import Tree, leaves, mapped, still
+from bilevel.problem.trees import Tree, leaves, mapped
 
 Function = Callable[..., Tensor]
 
@@ -205,7 +205,7 @@ class Instances:
 
     def _call(self, function: Function, x: Tensor, y: Tensor) -> Tensor:
         if not self.is_batched:
-            found = function(self.x.tree(x[0]), self.y.tree(y[0]), *self.z)
+            found = function(self.x.tree(x.squeeze(0)), self.y.tree(y.squeeze(0)), *self.z)
             return self._tensor(found).unsqueeze(0)
 
         def one(x: Tensor, y: Tensor, *z: Any) -> Tensor:
@@ -222,22 +222,9 @@ class Instances:
             )
         return found
 
-    def captured(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        """Return the leaves with gradient on which the functions depend beside ``x, y, z``.
 
-        They are found in the graphs that one evaluation of each function records.
-        """
-        at, x, y, found = self.at(still(self.z)), x.detach(), y.detach(), {}
-        with torch.enable_grad():
-            for name in ("F", "f", "H", "G", "h", "g"):
-                function = getattr(self.problem, name)
-                if function is not None:
-                    for leaf in _leaves_behind(at._call(function, x, y)):
-                        found[id(leaf)] = leaf
-        return tuple(found.values())
-
-
-def _leaves_behind(tensor: Tensor) -> list[Tensor]:
+def leaves_behind(tensor: Tensor) -> list[Tensor]:
+    """Return the leaves with gradient on which a tensor depends, as its graph tells."""
     seen, open_nodes, found = set(), [tensor.grad_fn], []
     if tensor.grad_fn is None and tensor.requires_grad:
         return [tensor]

@@ -65,16 +65,20 @@ class Tree:
             raise ProblemError(f"The tensors of {name} differ in dtype or device.")
         self._empty = given[0].new_zeros(0) if given else torch.zeros(0)
 
-    def flat(self, tree: Any) -> Tensor:
-        """Return all numbers of a tree as one vector."""
+    def flat(self, tree: Any, copy: bool = True) -> Tensor:
+        """Return all numbers of a tree as one vector; without ``copy`` perhaps as a view."""
         given, spec = flatten(tree)
         if spec != self._spec or [leaf.shape for leaf in given] != self._shapes:
             raise ProblemError(f"{self._name} has another structure or other shapes than before.")
+        if len(given) == 1 and not copy:
+            return given[0].reshape(-1)
         return torch.cat([self._empty, *(leaf.reshape(-1) for leaf in given)])
 
     def tree(self, vector: Tensor) -> Any:
         """Return a vector, or the rows of a matrix, in the shapes of the example; views."""
         lead = vector.shape[:-1]
+        if len(self._shapes) == 1:  # a split's derivative copies
+            return unflatten(self._spec, [vector.reshape(lead + self._shapes[0])])
         parts = torch.split(vector, self._sizes, dim=-1)
         parts = [p.reshape(lead + s) for p, s in zip(parts, self._shapes, strict=True)]
         return unflatten(self._spec, parts)
