@@ -1,12 +1,16 @@
 """Solvers of smooth problems on textbook problems with known answers."""
 
+import dataclasses
+
+import cvxpy as cp
+import numpy as np
 import pytest
 import torch
 
 import bilevel as bl
 from bilevel import Status, adjoints
 from bilevel.errors import BilevelWarning
-from bilevel.solvers.smooth import Newton
+from bilevel.solvers.smooth import Newton, Task
 
 
 @pytest.fixture(autouse=True)
@@ -182,3 +186,58 @@ def test_what_is_no_answer_is_said(sign):
     cost = (lambda x, y: x * y) if sign > 0 else (lambda x, y: -(y**2))
     with pytest.warns(BilevelWarning, match="answer is none"):
         Newton().answer(bl.SmoothProblem(cost, cost), number(1.0), number(0.0))
+
+
+def _random_quadratic(seed):
+    """Return a problem with rows at both levels in torch, and the same in CVXPY."""
+    rng = np.random.default_rng(seed)
+    n, m, r = 2, 3, 2
+    A, L, C, D = (rng.normal(size=s) for s in ((m, n), (m, m), (r, m), (r, n)))
+    P, e, E = L @ L.T + 0.5 * np.eye(m), rng.uniform(0.1, 1, r), rng.normal(size=(1, n))
+    c, d = 2 * rng.normal(size=n), 2 * rng.normal(size=m)
+    tA, tP, tC, tD, te, tE, tc, td = map(torch.tensor, (A, P, C, D, e, E, c, d))
+    smooth = bl.SmoothProblem(
+        F=lambda x, y: ((x - tc) ** 2).sum() + ((y - td) ** 2).sum(),
+        f=lambda x, y: y @ tP @ y / 2 + (tA @ x) @ y,
+        g=lambda x, y: tC @ y + tD @ x - te,
+        G=lambda x, y: torch.cat([tE @ x - 1, x - 2, -2 - x]),
+    )
+    x, y = cp.Variable(n, name="x"), cp.Variable(m, name="y")
+    cost = cp.quad_form(y, P) / 2 + (A @ x) @ y
+    follower = bl.Follower(cp.Minimize(cost), [C @ y + D @ x <= e], variables=[y])
+    leader = cp.Minimize(cp.sum_squares(x - c) + cp.sum_squares(y - d))
+    return smooth, bl.Problem(leader, [E @ x <= 1, x <= 2, x >= -2], followers=[follower])
+
+
+@pytest.mark.parametrize(
+    ("seed", "at_a_kink", "is_global"),
+    [(1, False, True), (7, False, True), (15, False, False), (4, True, True), (13, True, True)],
+)
+def test_rows_at_both_levels_against_exact_answers(seed, at_a_kink, is_global):
+    smooth, exact = _random_quadratic(seed)
+    start = torch.zeros(2, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    found, best = bl.solve(smooth, start=start), bl.solve(exact)
+    assert bl.verify(exact, {"x": found.x.numpy(), "y": found.y.numpy()}).accepted
+    assert found.status is (Status.FEASIBLE if at_a_kink else Status.STATIONARY)
+    assert ("kink" in found.stats.note) is at_a_kink
+    gap = found.leader_value - best.leader_value
+    assert gap >= -1e-6
+    assert (gap <= (2e-3 if at_a_kink else 1e-6)) is is_global
+
+
+def test_a_point_that_breaks_a_row_of_either_level_is_not_called_feasible():
+    problem = bl.SmoothProblem(
+        F=lambda x, y: (x - 2) ** 2 + y**2,
+        f=lambda x, y: (y - x) ** 2,
+        g=lambda x, y: y - 1,
+        G=lambda x, y: x - 3,
+    )
+    told = {"norm": 1.0, "atol": 1e-6, "method": "", "steps": 0, "seconds": 0.0}
+    for x, y, status in ((2.0, 2.0, Status.FAILED), (4.0, 1.0, Status.NOT_FOUND)):
+        task = Task(problem, (number(x), number(y)))
+        w = torch.tensor([[y, 0.0 if y > 1 else 2 * (x - y)]], dtype=torch.float64)
+        st = task.stationarity()
+        # At (2, 2) the follower's gradient vanishes and its row, called inactive, is broken.
+        st = dataclasses.replace(st, active_g=torch.tensor([[y <= 1]]))
+        flat = torch.tensor([[x]], dtype=torch.float64)
+        assert task.judge(flat, w[:, :1], w, st, **told).status is status

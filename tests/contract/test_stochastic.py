@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -391,6 +392,23 @@ def test_shares_of_the_data_are_counted():
     stats = bl.solve(GIVEN.problem, solver, start=GIVEN.start, throw=False).stats
     assert stats.gradients == pytest.approx(100 * (5 / 15 + 4 / 24))
     assert stats.products == pytest.approx(100 * 4 / 24)
+
+
+@pytest.mark.parametrize("reduction", [False, True])
+def test_what_is_counted_is_what_is_differentiated(reduction):
+    """The solver's own count, with curvature and polish, beside one at the losses."""
+    tally = Tally()
+    solver = bl.SOBA(batch_size=(5, 4), steps=30, variance_reduction=reduction)
+    seen = []
+    bl.solve(
+        tally.watch(GIVEN.problem), solver, start=GIVEN.start,
+        callback=lambda progress: seen.append((tally.gradients, tally.products)),
+    )  # fmt: skip
+    stats = bl.solve(
+        GIVEN.problem, replace(solver, steps=30, polish=None), start=GIVEN.start, throw=False
+    ).stats
+    assert stats.gradients == pytest.approx(seen[-1][0])
+    assert stats.products == pytest.approx(seen[-1][1])
 
 
 def test_a_tally_counts_what_is_differentiated_and_changes_nothing():

@@ -16,6 +16,8 @@ _WEAK = 1e-7
 def judge(found: Stationary) -> tuple[tuple[Status, ...], dict[int, str]]:
     """Return the status of each instance, and a note where there is more to say."""
     status, notes, largest = [], {}, attainable(ACCEPTED, found.u)
+    has_rows = found.st.t is None and bool(found.st.sizes[3])
+    kink = ", perhaps at a kink: inequalities='barrier' has none" if has_rows else ""
     rows = zip(
         found.residual.tolist(), found.follower_is_minimum.tolist(), found.is_minimum.tolist(),
         strict=True,
@@ -24,7 +26,7 @@ def judge(found: Stationary) -> tuple[tuple[Status, ...], dict[int, str]]:
         status.append(Status.STATIONARY)
         if not residual <= largest:
             status[i] = Status.FAILED
-            notes[i] = f"its optimality conditions fail by {residual:.1e}"
+            notes[i] = f"its optimality conditions fail by {residual:.1e}{kink}"
         elif not is_answer:
             status[i] = Status.FAILED
             notes[i] = "the follower's second derivative is not positive definite: no minimum of f"

@@ -20,13 +20,16 @@ _SLACK = 1.0
 _CLOSE = 1e-3
 #: How often the active rows are corrected near a known answer.
 _ROUNDS = 5
+#: In so many steps the interior-point method must halve its residual.
+_PATIENCE = 15
 
 
 def interior(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int) -> Answered:
     """Return the answers to ``x``, from ``w`` on; a finished instance stays as it is.
 
     A primal-dual interior-point method whose parameter grows tenfold a step, then Newton's method
-    on the active rows, or on the barrier's equations.
+    on the active rows, or on the barrier's equations. An instance whose residual does not halve in
+    some steps is given up: its constraints may contradict each other.
     """
     m, p, k = st.sizes[1:4]
     whole = replace(st, active_g=torch.ones_like(st.active_g), t=None)
@@ -37,10 +40,13 @@ def interior(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int) ->
     w, steps = torch.cat([w[:, : m + p], 1 / s], -1), 0
     H = Hessian(lambda w: whole.follower(x, w), w)
     moves = torch.ones_like(tau, dtype=torch.bool)
+    goal, waited = torch.full_like(tau, torch.inf), torch.zeros_like(tau)
     while steps < limit:
         near = vector_norm(_rest(H, w, s, tau, m + p), dim=-1)
+        falls = near <= goal
+        goal, waited = torch.where(falls, near / 2, goal), torch.where(falls, 0, waited + 1)
         small = near <= max(atol, attainable(1e-12, w))
-        going = moves & ~(small & (tau <= final)) & near.isfinite()
+        going = moves & ~(small & (tau <= final)) & near.isfinite() & (waited <= _PATIENCE)
         if not bool(going.any()):
             break
         steps += 1
@@ -50,6 +56,7 @@ def interior(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int) ->
         # Where rounding lets nothing decrease, another parameter may; if not, Newton's steps do.
         moves |= ready & (tau > final)
         tau = torch.where(ready, (tau / 10).clamp(min=final), tau)
+        goal = torch.where(ready, torch.inf, goal)
     if st.t is None:
         lam = w[:, m + p :]
         st = replace(st, active_g=lam > s)
@@ -188,7 +195,7 @@ def _walk(
     (w, s), (dw, ds) = point, step
     dw, ds = torch.where(going[:, None], dw, 0.0), torch.where(going[:, None], ds, 0.0)
     length = torch.minimum(_longest(s, ds), _longest(w[:, first:], dw[:, first:]))
-    for _ in range(30):
+    for _ in range(20):
         new_w, new_s = w + length[:, None] * dw, s + length[:, None] * ds
         H = Hessian(lambda w: st.follower(x, w), new_w)
         now = vector_norm(_rest(H, new_w, new_s, tau, first), dim=-1)
