@@ -175,11 +175,40 @@ def price_from_demand() -> Figure:
     return figure
 
 
+def few_shots() -> Figure:
+    """Return samples of a task, and how well each start adapts."""
+    found = example("12_few_shots")
+    figure = figure_of(figsize=(8.4, 3.4))
+    left, right = figure.subfigures(1, 2)
+    grid = left.subplots(3, 5)
+    for line, rows in zip(grid, found["judged"][1][0], strict=True):
+        for axes, row in zip(line, rows[:5], strict=True):
+            axes.imshow(found["X"][row].reshape(8, 8), cmap="gray_r", vmin=0, vmax=1)
+            axes.set_xticks([])
+            axes.set_yticks([])
+    grid[0, 0].set_title("shown", fontsize=9)
+    grid[0, 2].set_title("to be told apart", fontsize=9)
+    axes = right.subplots()
+    clean(axes)
+    names, shares = list(found["right"]), np.array(list(found["right"].values()))
+    places = np.arange(len(names))
+    for shift, column, colour, label in ((-0.2, 0, BLUE, "digits seen"), (0.2, 1, RED, "others")):
+        bars = axes.bar(places + shift, shares[:, column], 0.38, color=colour, label=label)
+        axes.bar_label(bars, fmt="%.2f", fontsize=9)
+    axes.axhline(1 / 3, color=GREY, linestyle=DOTTED)
+    axes.set_xticks(places, [name.replace(" ", "\n") for name in names])
+    axes.set_ylim(0, 1.2)
+    axes.set_ylabel("accuracy; dotted: by chance")
+    axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper center")
+    return figure
+
+
 FIGURES = {
     "gallery-weights": one_weight_per_feature,
     "gallery-lasso": lasso,
     "gallery-labels": clean_labels,
     "gallery-denoising": denoising,
     "gallery-consolidation": consolidation,
+    "gallery-shots": few_shots,
     "gallery-price": price_from_demand,
 }

@@ -156,9 +156,10 @@ CASE = Case(
     name="optimal_control",
     title="Optimal control with an adversary (table 1, figure 2b)",
     claim=(
-        "Average cost over 20 steps, mean and standard deviation over 10 random systems. A "
-        "controller that is trained through the game (Bilevel) costs less under attack than one "
-        "trained against an adversary who looks at its first answer (OptNet), and that one less "
+        "Average cost over 20 steps, mean and standard deviation over random systems. The paper's "
+        "claim: a controller that is trained through the game (Bilevel) costs less under attack "
+        "than one trained against an adversary who looks at its first answer (OptNet), and that "
+        "one less "
         "than saturated LQR. Rows with `minus` are paired differences, negative where the first "
         "costs less, with the seeds on which it does and Wilcoxon's p."
     ),

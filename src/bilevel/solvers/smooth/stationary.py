@@ -17,6 +17,8 @@ from bilevel.solvers.smooth.answered import Answered
 SINGULAR = 1e-13
 #: A row of the leader with less slack than this may be active.
 _TOUCHED = 1e-4
+#: A row or a multiplier is wrong by more than this, or it is not; and how often that is mended.
+_EXACT, _ROUNDS = 1e-9, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,17 +110,13 @@ def polish(
     elif st.sizes[5]:
         mu = torch.maximum(mu, 1 / (st.t * (-G).clamp(min=st.t**-0.5)))
     v = v[:, :0] if st.instances.problem.zero_sum else v
-    u = torch.cat([x, w, v, omega, mu], -1)
-    u, size = _newton(st, u)
-    x, w, _, _, mu = st.split(u)
-    y, residual = w[:, : st.sizes[1]], size
-    lam, g = w[:, st.sizes[1] + st.sizes[2] :], st.instances.vector("g", x, y)
-    G = st.instances.vector("G", x, y)
-    rows, duals = torch.cat([g, G], -1), torch.cat([lam, mu], -1)
-    margin = torch.full_like(size, torch.inf)
+    st, u, size = _on_rows(st, torch.cat([x, w, v, omega, mu], -1))
+    x, w, *_ = st.split(u)
+    y, (rows, duals) = w[:, : st.sizes[1]], _inequalities(st, u)
+    residual, margin = size, torch.full_like(size, torch.inf)
     if rows.shape[-1]:
-        wrong = torch.maximum(rows, -duals).clamp(min=0).amax(-1)
-        residual, margin = torch.maximum(size, wrong), torch.maximum(duals, -rows).amin(-1)
+        residual = torch.maximum(size, torch.maximum(rows, -duals).clamp(min=0).amax(-1))
+        margin = torch.maximum(duals, -rows).amin(-1)
     f, F = (st.instances.value(name, x, y) for name in "fF")
     residual = torch.where(f.isfinite() & F.isfinite(), residual, torch.inf)
     K = Hessian(lambda w: st.follower(x, w), w)
@@ -126,6 +124,42 @@ def polish(
     minimum, singular = _second_order(st, u)
     answer = answered.is_minimum
     return Stationary(st, u, residual, follower, answer, minimum, singular, margin, steps)
+
+
+def _inequalities(st: Stationarity, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows of both levels and their multipliers."""
+    x, w, _, _, mu = st.split(u)
+    y, lam = w[:, : st.sizes[1]], w[:, st.sizes[1] + st.sizes[2] :]
+    rows = [st.instances.vector(name, x, y) for name in "gG"]
+    return torch.cat(rows, -1), torch.cat([lam, mu], -1)
+
+
+def _on_rows(st: Stationarity, u: Tensor) -> tuple[Stationarity, Tensor, Tensor]:
+    """Take Newton's steps; where a row was wrongly active or inactive, again with it corrected."""
+    begun, (u, size) = u, _newton(st, u)
+    least, k = attainable(_EXACT, u), st.sizes[3]
+    for _ in range(_ROUNDS if st.t is None and k + st.sizes[5] else 0):
+        rows, duals = _inequalities(st, u)
+        active = torch.cat([st.active_g, st.active_G], -1)
+        wrong = torch.where(active, duals < -least, rows > least)
+        again = wrong.any(-1, keepdim=True) & (size[:, None] <= least)
+        if not bool(again.any()):
+            break
+        active = active ^ (wrong & again)
+        corrected = replace(st, active_g=active[:, :k], active_G=active[:, k:])
+        start = torch.where(again, _cleared(corrected, begun), u)
+        found, norm = _newton(corrected, start)
+        st, u = corrected, torch.where(again, found, u)
+        size = torch.where(again[:, 0], norm, size)
+    return st, u, size
+
+
+def _cleared(st: Stationarity, u: Tensor) -> Tensor:
+    """Return a point with no multiplier for a row that is not active."""
+    x, w, v, omega, mu = st.split(u)
+    first = st.sizes[1] + st.sizes[2]
+    lam = torch.where(st.active_g, w[:, first:], 0.0)
+    return torch.cat([x, w[:, :first], lam, v, omega, torch.where(st.active_G, mu, 0.0)], -1)
 
 
 def _newton(st: Stationarity, u: Tensor) -> tuple[Tensor, Tensor]:
