@@ -110,6 +110,13 @@ def draw_minibatch(records: Sequence[Record], file: Path) -> Path | None:
     """Draw the validation loss over the work, all draws in one picture."""
     if find_spec("matplotlib") is None:
         return None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    curves(records).savefig(file, dpi=120, metadata={"Software": None})
+    return file
+
+
+def curves(records: Sequence[Record]) -> Any:
+    """Return the figure of the validation loss over the work."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -131,9 +138,7 @@ def draw_minibatch(records: Sequence[Record], file: Path) -> Path | None:
     axis.grid(alpha=0.25)
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=120, metadata={"Software": None})
-    return file
+    return figure
 
 
 def _why_missing() -> str:

@@ -12,6 +12,7 @@ import cvxpy as cp
 import gallery
 import numpy as np
 import reaction
+import records
 from matplotlib.figure import Figure
 from scipy.optimize import linprog
 
@@ -286,6 +287,7 @@ FIGURES = {
     "lifting": lifting,
     **applications.FIGURES,
     **gallery.FIGURES,
+    **records.FIGURES,
     **reaction.FIGURES,
 }
 
