@@ -1,6 +1,7 @@
 """Solvers of smooth problems on textbook problems with known answers."""
 
 import dataclasses
+import warnings
 
 import cvxpy as cp
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 import bilevel as bl
 from bilevel import Status, adjoints
-from bilevel.errors import BilevelWarning
+from bilevel.errors import BilevelWarning, UnsupportedDerivative
 from bilevel.solvers.smooth import Newton, Task
 
 
@@ -270,3 +271,105 @@ def test_a_point_that_breaks_a_row_of_either_level_is_not_called_feasible():
         st = dataclasses.replace(st, active_g=torch.tensor([[y <= 1]]))
         flat = torch.tensor([[x]], dtype=torch.float64)
         assert task.judge(flat, w[:, :1], w, st, **told).status is status
+
+
+def test_a_followers_worst_answer_is_none_though_a_row_without_force_holds_it():
+    payoff = lambda x, y: (x - y) ** 2  # noqa: E731
+    game = bl.SmoothProblem.min_max(payoff, g=box_of_y(-1, 1), G=box(-1, 1))
+    found = bl.solve(game, start=(number(0.3), number(0.1)), throw=False)
+    best = max(float((found.x - y) ** 2) for y in (-1.0, 1.0))
+    assert found.status is Status.FAILED or found.leader_value == pytest.approx(best)
+    cap = bl.SmoothProblem(lambda x, y: y, lambda x, y: -(y**2), g=box_of_y(0, 1))
+    assert float(Newton().answer(cap, number(0.0), number(0.0))) == pytest.approx(1.0)
+
+
+def box_of_y(low, high):
+    return lambda x, y: torch.stack([low - y, y - high])
+
+
+def test_followers_with_many_answers_are_refused():
+    generator = torch.Generator().manual_seed(0)
+    A = torch.randn(3, 5, generator=generator, dtype=torch.float64)
+    b = torch.randn(3, generator=generator, dtype=torch.float64)
+    problem = bl.SmoothProblem(
+        lambda x, y: (x - 1) ** 2 + y.square().sum(), lambda x, y: (A @ y - x * b).square().sum()
+    )
+    flat = torch.zeros(5, dtype=torch.float64)
+    for solver in (bl.ReducedNewton(), bl.HypergradientDescent(steps=1)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BilevelWarning)
+            found = bl.solve(problem, solver, start=(number(1.0), flat), throw=False)
+        assert found.status is Status.FAILED
+        assert "one of many" in found.stats.note
+    x = number(1.0).requires_grad_()
+    y = adjoints.Implicit().attach(problem, x, torch.linalg.pinv(A) @ b)
+    with pytest.warns(BilevelWarning, match="one of many"):
+        y.sum().backward()
+
+
+def test_badly_scaled_unknowns_are_no_reason_to_refuse():
+    scale = torch.tensor([1e-8, 1.0, 1e8], dtype=torch.float64)
+    problem = bl.SmoothProblem(
+        lambda x, y: (x - 1) ** 2, lambda x, y: (scale * y - x).square().sum()
+    )
+    start = number(0.0), torch.zeros(3, dtype=torch.float64)
+    assert bl.solve(problem, start=start).status is Status.STATIONARY
+
+
+def test_a_linear_system_that_is_not_solved_is_told():
+    generator = torch.Generator().manual_seed(0)
+    Q, _ = torch.linalg.qr(torch.randn(300, 300, generator=generator, dtype=torch.float64))
+    A = (Q * torch.logspace(-4, 4, 300, dtype=torch.float64)) @ Q.mT
+    A = (A + A.mT) / 2
+    problem = bl.SmoothProblem(lambda x, y: y.sum(), lambda x, y: y @ A @ y / 2 - x @ y)
+    x = (A @ torch.ones(300, dtype=torch.float64)).requires_grad_()
+    y = torch.linalg.solve(A, x.detach())
+    with pytest.warns(BilevelWarning, match="relative residual"):
+        adjoints.Implicit(limit=20).attach(problem, x, y).sum().backward()
+    x.grad = None
+    adjoints.Implicit("dense").attach(problem, x, y).sum().backward()
+    exact = torch.linalg.solve(A, torch.ones(300, dtype=torch.float64))
+    assert torch.allclose(x.grad, exact, rtol=1e-5)
+
+
+def test_a_time_limit_holds_with_rows_at_both_levels():
+    generator = torch.Generator().manual_seed(0)
+    A = torch.randn(5, 5, generator=generator, dtype=torch.float64)
+    problem = bl.SmoothProblem(
+        lambda x, y: ((y - 1) ** 4).sum() + (x**2).sum(),
+        lambda x, y: ((y - A @ x / 5) ** 2).sum() + (y**4).sum(),
+        g=lambda x, y: y - 0.1,
+        G=lambda x, y: x - 0.05,
+    )
+    start = (torch.zeros(5, dtype=torch.float64),) * 2
+    limited = bl.solve(problem, start=start, time_limit=1e-3, throw=False)
+    assert limited.status is not Status.STATIONARY
+    assert "time limit" in limited.stats.note
+
+
+def test_solvers_work_where_gradients_are_off_and_say_where_they_cannot():
+    problem = bl.SmoothProblem(lambda x, y: (y - 1) ** 2, lambda x, y: (y - x) ** 2)
+    start = number(0.0), number(0.0)
+    for solver in (bl.ReducedNewton(), SGD):
+        with torch.no_grad():
+            assert bl.solve(problem, solver, start=start).status is Status.STATIONARY
+    with torch.inference_mode(), pytest.raises(UnsupportedDerivative, match="no_grad"):
+        bl.solve(problem, start=start)
+
+
+def test_what_some_steps_call_stationary_is_not_claimed():
+    problem = bl.SmoothProblem(
+        lambda x, y: (y - 1) ** 2 + 0.1 * x**2, lambda x, y: 1.5 * y**2 - 2 * x * y + x**2
+    )
+    solver = bl.HypergradientDescent(adjoint=adjoints.Unrolled(1, 0.1))
+    found = bl.solve(problem, solver, start=(number(0.0), number(0.0)))
+    assert found.status is Status.FEASIBLE
+    slope = 2 * (float(found.y) - 1) * 2 / 3 + 0.2 * float(found.x)
+    assert found.hypergradient_norm == pytest.approx(abs(slope), rel=1e-6)
+
+
+def test_a_leaders_value_that_is_not_finite_is_no_point():
+    problem = bl.SmoothProblem(lambda x, y: (x - 1).log() + y**2, lambda x, y: (y - x) ** 2)
+    found = bl.solve(problem, start=(number(0.0), number(0.0)), throw=False)
+    assert found.status is Status.FAILED
+    assert "not finite" in found.stats.note

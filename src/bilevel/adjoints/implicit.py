@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bilevel.adjoints.function import AbstractRule, apply
 from bilevel.adjoints.linear import Product, Solved, cg, diagonal, direct, minres
 from bilevel.adjoints.nested import nested
-from bilevel.adjoints.stationarity import Hessian, Scalar, Stationarity
+from bilevel.adjoints.root import Root
+from bilevel.adjoints.stationarity import ACTIVE, Hessian, Scalar, Stationarity
 from bilevel.errors import BilevelWarning, ProblemError
 from bilevel.problem.precision import attainable
 from bilevel.problem.smooth import Instances, SmoothProblem
 from bilevel.problem.trees import Tree, flatten, still, unflatten
 
-#: Above this residual of the optimality conditions the formula is not a derivative of the answer.
-NOT_A_SOLUTION = 1e-5
-_Derivatives = tuple[Hessian, list[Tensor]]
 _METHODS = ("auto", "dense", "minres", "cg", "nested")
 _DENSE = 128
 
@@ -134,6 +131,7 @@ class Implicit:
         flat_x, flat_y = flat_x.unsqueeze(0), flat_y.unsqueeze(0)
         instances = Instances(problem, shape_x, shape_y, still(tuple(z)))
         st, w = Stationarity.of(instances, flat_x.detach(), flat_y).recover(flat_x.detach(), flat_y)
+        _warn_of_rows_without_force(st, flat_x.detach(), w)
         return self.follower(st, flat_x, w, z, start), shape_y
 
     def follower(
@@ -194,101 +192,17 @@ class Implicit:
         return minres(H, b, start=start, precondition=M, rtol=rtol, limit=limit)
 
 
-class Root(AbstractRule):
-    """A stationary point as a function of tensors in its scalar.
-
-    Parameters
-    ----------
-    adjoint
-        Solves the linear system.
-    make
-        Returns the scalar for given inputs.
-    u
-        The stationary point, shape ``(B, n)``.
-    inputs
-        The tensors that the scalar is given; those that its functions capture are found.
-    definite
-        Whether the second derivative ought to be positive definite.
-    start
-        A first guess at the system's solution.
-
-    Attributes
-    ----------
-    solved
-        The linear system of the last backward pass.
-    other
-        Solves the system by other means, if there are any.
-    """
-
-    order = 1
-    foldable = False
-    what = "a smooth answer"
-
-    def __init__(
-        self,
-        adjoint: Implicit,
-        make: Callable[[Sequence[Tensor]], Scalar],
-        u: Tensor,
-        inputs: Sequence[Tensor],
-        definite: bool,
-        start: Tensor | None,
-    ) -> None:
-        self._adjoint, self._make, self._u = adjoint, make, u.detach()
-        self._inputs = list(inputs)
-        self._definite, self._start = definite, start
-        # What was evaluated to see whether u is an answer serves the first backward pass too.
-        self._kept: _Derivatives | None = self._derivatives(self._inputs)
-        H, own = self._kept
-        known = {id(H.u), *map(id, own)}
-        self._captured = [leaf for leaf in H.leaves() if id(leaf) not in known]
-        self._residual = torch.linalg.vector_norm(H.gradient.detach(), dim=-1)
-        self.solved: Solved | None = None
-        self.other: Callable[[Sequence[Tensor], Tensor], Solved] | None = None
-
-    @property
-    def answer(self) -> tuple[Tensor, ...]:
-        """The stationary point, differentiable."""
-        residual = float(self._residual.max())
-        if not residual <= attainable(NOT_A_SOLUTION, self._u):
-            warnings.warn(
-                f"The optimality conditions fail by {residual:.1e}: this is not an answer, and "
-                f"what is returned not its derivative. Solve more accurately.",
-                BilevelWarning,
-                stacklevel=3,
-            )
-        return apply(self, *self._inputs, *self._captured)
-
-    def probe(self) -> Tensor:
-        """Return the relative residual of the linear system for a gradient of ones."""
-        H, _ = self._kept or self._derivatives(self._inputs)
-        return self._adjoint.solve(H, torch.ones_like(self._u), self._definite).residual
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return the stationary point."""
-        return (self._u.clone(),)
-
-    def backward(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], grads: Sequence[Tensor | None]
-    ) -> Sequence[Tensor | None]:
-        """Return the gradients of ``grads`` times the answer, by one linear system."""
-        if grads[0] is None:
-            return (None,) * len(inputs)
-        H, own = self._kept or self._derivatives(inputs[: len(self._inputs)])
-        self._kept = None  # the graph is freed with this call
-        b = grads[0].detach()
-        if self.other is not None:
-            solved = self.other([one.detach() for one in own], b)
-        else:
-            start = None if self._start is None else -self._start
-            solved = self._adjoint.solve(H, b, self._definite, start)
-        del b
-        self.solved = replace(solved, x=solved.x.neg_())
-        wanted = [one for one in (*own, *self._captured) if one.requires_grad]
-        found = iter(H.along(wanted, self.solved.x))
-        return [next(found) if one.requires_grad else None for one in (*own, *self._captured)]
-
-    def _derivatives(self, inputs: Sequence[Tensor]) -> _Derivatives:
-        """Return the scalar's derivatives in ``u``, and the inputs of which it is made."""
-        with torch.enable_grad():
-            own = [one.detach().requires_grad_(one.requires_grad) for one in inputs]
-            return Hessian(self._make(own), self._u), own
+def _warn_of_rows_without_force(st: Stationarity, x: Tensor, w: Tensor) -> None:
+    if not st.sizes[3]:
+        return
+    m, p = st.sizes[1:3]
+    with torch.no_grad():
+        slack = -st.instances.vector("g", x, w[:, :m])
+    weak = torch.maximum(w[:, m + p :], slack).amin()
+    if float(weak) <= attainable(ACTIVE, w):
+        warnings.warn(
+            "A row of the follower's g is active with multiplier zero: its answer has a kink "
+            "there, and the derivative is that of one side.",
+            BilevelWarning,
+            stacklevel=4,
+        )

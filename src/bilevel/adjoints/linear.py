@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
+from bilevel.adjoints.definite import is_definite
+
 Product = Callable[[Tensor], Tensor]
 
 _PROBES = 2
@@ -193,7 +195,7 @@ def direct(A: Tensor, b: Tensor, definite: bool = False) -> Solved:
     """
     positive = torch.ones_like(b[..., 0], dtype=torch.bool) if b.shape[-1] else b.sum(-1) == 0
     if definite and b.shape[-1]:
-        positive = torch.linalg.cholesky_ex(A).info == 0
+        positive = is_definite(A)
     x = quotient(A, b.unsqueeze(-1)).squeeze(-1)
     residual = _relative(_norm((A @ x.unsqueeze(-1)).squeeze(-1) - b), _norm(b))
     return Solved(x, residual, b.shape[-1], positive)

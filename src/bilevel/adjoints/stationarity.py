@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.linalg import vecdot
 
 from bilevel.adjoints.replay import Replayed
+from bilevel.errors import UnsupportedDerivative
 from bilevel.problem.smooth import Instances, leaves_behind
 
 Scalar = Callable[[Tensor], Tensor]
@@ -171,6 +172,11 @@ class Hessian:
     """
 
     def __init__(self, scalar: Scalar, u: Tensor) -> None:
+        if torch.is_inference_mode_enabled():
+            raise UnsupportedDerivative(
+                "Smooth problems are solved by derivatives, which torch.inference_mode() forbids; "
+                "use torch.no_grad()."
+            )
         self.u = u.detach().requires_grad_()
         with torch.enable_grad():
             (self.gradient,) = gradients(scalar(self.u), (self.u,))
@@ -221,4 +227,4 @@ def _product(gradient: Tensor, u: Tensor, v: Tensor, batched: bool = False) -> T
     if found is None:
         return torch.zeros_like(v)
     # A gradient that is u itself hands v through, which an iteration would then overwrite.
-    return found.clone() if found.data_ptr() == v.data_ptr() else found
+    return found.clone() if found.data_ptr() == v.data_ptr() else found.contiguous()

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bilevel.adjoints.implicit import Implicit, Root
+from bilevel.adjoints.implicit import Implicit
+from bilevel.adjoints.root import Root
 from bilevel.adjoints.stationarity import Stationarity
 from bilevel.errors import BatchFailed, ProblemError
 from bilevel.layers.answer import Answer, Report
@@ -252,7 +253,8 @@ class SmoothBilevelLayer(nn.Module):
         for i in range(instances.count):
             one, start = instances.one(i), [t.tree(v[i]) for t, v in zip(self._trees, (x, y))]  # noqa: B905
             if isinstance(solver, AbstractSmoothSolver):
-                found = solver.run(replace(self._task, start=tuple(start), z=one.z))
+                with torch.enable_grad():
+                    found = solver.run(replace(self._task, start=tuple(start), z=one.z))
                 answer = (found.x, found.y)
             else:
                 answer = solver(*start, *one.z)

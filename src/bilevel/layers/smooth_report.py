@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bilevel.adjoints.adjoint import GradientKind
 from bilevel.problem.precision import attainable
+from bilevel.solvers.smooth.answered import INDEFINITE
 from bilevel.solvers.smooth.stationary import Stationary
 from bilevel.status import Status
 
@@ -29,7 +30,7 @@ def judge(found: Stationary) -> tuple[tuple[Status, ...], dict[int, str]]:
             notes[i] = f"its optimality conditions fail by {residual:.1e}{kink}"
         elif not is_answer:
             status[i] = Status.FAILED
-            notes[i] = "the follower's second derivative is not positive definite: no minimum of f"
+            notes[i] = INDEFINITE
         elif not is_minimum:
             notes[i] = "the leader's second derivative is not positive definite here"
     return tuple(status), notes

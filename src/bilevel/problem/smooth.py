@@ -121,6 +121,11 @@ class SmoothProblem:
         constraints
             ``H``, ``G``, ``h``, ``g``.
 
+        Notes
+        -----
+        ``F`` is minus the payoff, since leaders minimize: a solution's ``leader_value`` is minus
+        the game's value, its ``follower_value`` the value.
+
         Examples
         --------
         >>> import bilevel as bl, torch

@@ -7,10 +7,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from bilevel.adjoints.definite import inertia
 from bilevel.adjoints.stationarity import Stationarity
+from bilevel.problem.precision import attainable
 
 #: Up to this many unknowns matrices are built.
 DENSE = 256
+#: A multiplier that is no larger does not hold its row.
+_WEAK = 1e-7
+INDEFINITE = (
+    "the follower's second derivative is not positive definite on what its active constraints "
+    "leave: no minimum of f, or one of many, or constraints that depend on each other"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +83,29 @@ def taken(st: Stationarity, rows: Tensor) -> Stationarity:
     z = st.instances.taken(st.instances.z, rows)
     active = {name: getattr(st, name)[rows] for name in ("active_g", "active_G")}
     return replace(st, instances=st.instances.at(z), **active)
+
+
+def second_order(st: Stationarity, w: Tensor, matrix: Tensor) -> Tensor:
+    """Return where the follower's second-order condition holds, shape ``(B,)``.
+
+    The second derivative is positive definite on what equations, and active rows with a positive
+    multiplier, leave: rows without force do not help.
+
+    Parameters
+    ----------
+    st, w
+        The scalars with the active rows, and the answers.
+    matrix
+        Second derivatives of the follower's scalar, shape ``(B, k, k)``.
+    """
+    m, p, k = st.sizes[1:4]
+    if k and st.t is None:
+        weak = st.active_g & (w[:, m + p :] <= attainable(_WEAK, w))
+        free = torch.nn.functional.pad(weak, (m + p, 0))
+        kept = ~(free.unsqueeze(-1) | free.unsqueeze(-2))
+        matrix = torch.where(kept, matrix, 0.0) - torch.diag_embed(free.to(matrix))
+    negative, positive = inertia(matrix)
+    return (negative == p + k) & (positive == m)
 
 
 def finite(A: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.linalg import vector_norm
 from bilevel.adjoints.linear import direct
 from bilevel.adjoints.stationarity import Hessian, Stationarity
 from bilevel.problem.precision import attainable
-from bilevel.solvers.smooth.answered import Answered, finite, taken
+from bilevel.solvers.smooth.answered import Answered, finite, second_order, taken
 
 _BOUNDARY = 0.995
 #: Slacks at the interior-point method's start are no smaller.
@@ -141,14 +141,13 @@ def _judged(
 ) -> Answered:
     m, p, k = st.sizes[1:4]
     lam, g = w[:, m + p :], st.instances.vector("g", x, w[:, :m])
-    negative = (torch.linalg.eigvalsh(finite(matrix)) < 0).sum(-1)
     residual, margin = size, torch.full_like(size, torch.inf)
     if k:
         residual = torch.maximum(size, torch.maximum(g, -lam).clamp(min=0).amax(-1))
         margin = torch.maximum(lam, -g).amin(-1)
     f = st.instances.value("f", x, w[:, :m])
     residual = torch.where(f.isfinite(), residual, torch.inf)
-    return Answered(st, w, residual, negative == p + k, margin, steps)
+    return Answered(st, w, residual, second_order(st, w, matrix), margin, steps)
 
 
 def _rest(H: Hessian, w: Tensor, s: Tensor, tau: Tensor, first: int) -> Tensor:

@@ -15,7 +15,7 @@ from bilevel.errors import BilevelWarning
 from bilevel.problem.precision import attainable
 from bilevel.problem.smooth import Instances, SmoothProblem
 from bilevel.problem.trees import Tree, still
-from bilevel.solvers.smooth.answered import DENSE, Answered, finite
+from bilevel.solvers.smooth.answered import DENSE, INDEFINITE, Answered, second_order
 from bilevel.solvers.smooth.constrained import begin, near
 from bilevel.solvers.smooth.free import free
 
@@ -127,14 +127,16 @@ class Newton:
         w = torch.cat([flat_y, flat_y.new_zeros(1, st.follower_size - shape_y.size)], -1)
         found = self(st, flat_x, w)
         residual, is_minimum = float(found.residual), bool(found.is_minimum)
-        if not residual <= max(self.atol, attainable(_ANSWERED, flat_y)) or not is_minimum:
+        largest = max(self.atol, attainable(_ANSWERED, flat_y))
+        if not residual <= largest or not is_minimum:
             why = (
-                f"its optimality conditions fail by {residual:.1e}"
-                if is_minimum
-                else "its second derivative is not positive definite"
+                f"its optimality conditions fail by {residual:.1e}; begin elsewhere, raise "
+                f"Newton's limit, or see whether its constraints contradict each other"
+                if not residual <= largest
+                else INDEFINITE
             )
             warnings.warn(
-                f"The follower's answer is none: {why}. Begin elsewhere, or raise Newton's limit.",
+                f"The follower's answer is none: {why}.",
                 BilevelWarning,
                 stacklevel=2,
             )
@@ -149,7 +151,7 @@ def is_minimum(st: Stationarity, x: Tensor, w: Tensor) -> bool | None:
     H = Hessian(lambda w: st.follower(x, w), w)
     _, p, k = st.sizes[1:4]
     if w.shape[-1] <= DENSE:
-        return int((torch.linalg.eigvalsh(finite(H.dense())) < 0).sum()) == p + k
+        return bool(second_order(st, w, H.dense()))
     generator = torch.Generator().manual_seed(0)
     b = torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device)
     return None if p + k else bool(cg(H, b, rtol=1e-3, limit=50).is_positive.all())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vecdot, vector_norm
 
+from bilevel.adjoints.definite import is_definite
 from bilevel.adjoints.linear import cg
 from bilevel.adjoints.stationarity import Hessian, Stationarity
 from bilevel.solvers.smooth.answered import DENSE, Answered, finite, noise
@@ -49,7 +50,7 @@ def free(st: Stationarity, x: Tensor, y: Tensor, atol: float, limit: int) -> Ans
     residual = vector_norm(H.gradient.detach(), dim=-1)
     residual = torch.where(f.isfinite(), residual, torch.inf)
     if y.shape[-1] <= DENSE:
-        positive = torch.linalg.cholesky_ex(H.dense()).info == 0
+        positive = is_definite(H.dense())
     return Answered(st, y, residual, positive, torch.full_like(f, torch.inf), k)
 
 

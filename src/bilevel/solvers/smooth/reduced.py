@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field, replace
 
@@ -29,6 +30,7 @@ _SHORT, _PATIENCE = 1e-2, 4
 _TRIALS = 15
 #: Accuracy of the barrier that is asked beyond a kink.
 _BARRIER = 1e6
+_LATE = "The time limit was met."
 _KINK = (
     "The search ended where the optimality conditions cannot hold at once, such as at a kink, "
     "where the follower's active rows change."
@@ -83,14 +85,16 @@ class ReducedNewton(AbstractSmoothSolver):
         st, (x, y) = task.stationarity(), task.flat_start()
         w = torch.cat([y, y.new_zeros(1, st.follower_size - y.shape[-1])], -1)
         with torch.no_grad():
-            found, point = self._search(st, x, w)
+            end = math.inf if task.time_limit is None else began + task.time_limit
+            found, point = self._search(st, x, w, end)
         norm, note = float(found.residual), ""
         x, w, *_ = found.st.split(found.u)
         at, atol = found.st, attainable(ANSWERED, x)
         if not norm <= atol:
             # Newton's method on all conditions has left the point that the search had found.
-            x, answered = self._beyond(task, st, point)
-            w, at, note = answered.w, answered.st, _KINK
+            is_late = time.perf_counter() >= end
+            x, answered = self._beyond(task, st, point, end)
+            w, at, note = answered.w, answered.st, _LATE if is_late else _KINK
             norm = max(2 * atol, float(vector_norm(point.gradient)))
         return task.judge(
             x, w[:, : st.sizes[1]], w, at, norm=norm, atol=atol, note=note,
@@ -107,13 +111,15 @@ class ReducedNewton(AbstractSmoothSolver):
         with torch.no_grad():
             return self._search(st, x, w)[0]
 
-    def _beyond(self, task: Task, st: Stationarity, point: Point) -> tuple[Tensor, Answered]:
+    def _beyond(
+        self, task: Task, st: Stationarity, point: Point, end: float
+    ) -> tuple[Tensor, Answered]:
         """Return the best of a point and of what a barrier, which has no kinks, finds from it."""
         best = point.x, point.answered
-        if st.t is not None or not st.sizes[3]:
+        if st.t is not None or not st.sizes[3] or time.perf_counter() >= end:
             return best
         with torch.no_grad():
-            found, _ = self._search(replace(st, t=_BARRIER), point.x, point.answered.w)
+            found, _ = self._search(replace(st, t=_BARRIER), point.x, point.answered.w, end)
             x, w, *_ = found.st.split(found.u)
             answered = self.follower(st, x, w)
             y, old = (one.w[:, : st.sizes[1]] for one in (answered, point.answered))
@@ -124,7 +130,9 @@ class ReducedNewton(AbstractSmoothSolver):
             F, F_old = (float(st.instances.value("F", a, b)) for a, b in ((x, y), (point.x, old)))
             return (x, answered) if is_good and (F_old > F or not was_good) else best
 
-    def _search(self, st: Stationarity, x: Tensor, w: Tensor) -> tuple[Stationary, Point]:
+    def _search(
+        self, st: Stationarity, x: Tensor, w: Tensor, end: float = math.inf
+    ) -> tuple[Stationary, Point]:
         """Return stationary points, and those of the leader's problem that they were sought from.
 
         The second ones are answers of the follower in any case.
@@ -141,7 +149,7 @@ class ReducedNewton(AbstractSmoothSolver):
         if is_penalized and st.t is None:
             v, penalty, open_ = self._known(answered, x, penalty)
         for _ in range(30 if is_penalized else 1):
-            point, used = self._minimize(penalty, x, answered, open_, atol)
+            point, used = self._minimize(penalty, x, answered, open_, atol, end)
             x, answered, steps = point.x, point.answered, steps + used
             v = torch.where(open_[:, None], point.v, v)
             if is_penalized:
@@ -151,7 +159,7 @@ class ReducedNewton(AbstractSmoothSolver):
             settled = (worst <= _NEAR) & found.is_strict & fine
             many = (steps >= 4 * self.limit).to(x.device)
             open_ = open_ & (worst > attainable(1e-7, x, 100)) & ~settled & ~many
-            if not bool(open_.any()):
+            if not bool(open_.any()) or time.perf_counter() >= end:
                 break
         return found, point
 
@@ -174,7 +182,13 @@ class ReducedNewton(AbstractSmoothSolver):
         return v, begun, ~known
 
     def _minimize(
-        self, penalty: Penalty, x: Tensor, answered: Answered, going: Tensor, atol: float
+        self,
+        penalty: Penalty,
+        x: Tensor,
+        answered: Answered,
+        going: Tensor,
+        atol: float,
+        end: float,
     ) -> tuple[Point, Tensor]:
         here, steps = look(penalty, x, answered), torch.zeros(len(x), dtype=torch.int)
         small, last = torch.zeros_like(going), torch.full_like(here.value, torch.inf)
@@ -189,7 +203,7 @@ class ReducedNewton(AbstractSmoothSolver):
             # One step more than asked: it squares the error.
             going = going & (size > 0) & size.isfinite() & ~small
             small |= size <= atol
-            if not bool(going.any()):
+            if not bool(going.any()) or time.perf_counter() >= end:
                 break
             steps += going.cpu()
             x, answered, step = self._advance(penalty, here, going)

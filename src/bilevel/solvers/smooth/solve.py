@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from bilevel.errors import ProblemError, SolveFailed
 from bilevel.problem.smooth import SmoothProblem
 from bilevel.program import Progress
@@ -47,7 +49,8 @@ def solve_smooth(
             f"A SmoothProblem is solved by bl.ReducedNewton(), bl.HypergradientDescent() or "
             f"another solver of smooth problems, not {solver!r}."
         )
-    solution = solver.run(task)
+    with torch.enable_grad():  # under no_grad() too: solvers differentiate
+        solution = solver.run(task)
     if throw and not solution.status.has_point:
         raise SolveFailed(solution)
     return solution

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from bilevel.problem.trees import Tree
 from bilevel.program import Progress
 from bilevel.smooth_solution import SmoothSolution
 from bilevel.solution import Stats
+from bilevel.solvers.smooth.answered import INDEFINITE
 from bilevel.solvers.smooth.counting import Tally
 from bilevel.status import Status
 
@@ -115,7 +117,7 @@ class Task:
         residual = self.residual(st, x, w)
         with torch.no_grad():
             F, f = (float(st.instances.value(name, x, y)) for name in "Ff")
-        status, note = _claim(residual, attainable(ANSWERED, y), told)
+        status, note = _claim(residual, attainable(ANSWERED, y), F, told)
         shape_x, shape_y = self.trees
         tally = told.get("tally", Tally())
         stats = Stats(
@@ -133,7 +135,9 @@ def _largest(*parts: Tensor) -> float:
     return float(whole.max().clamp(min=0)) if len(whole) else 0.0
 
 
-def _claim(residual: float, largest: float, told: dict[str, Any]) -> tuple[Status, str]:
+def _claim(
+    residual: float, largest: float, value: float, told: dict[str, Any]
+) -> tuple[Status, str]:
     note = str(told.get("note", ""))
     if not residual <= largest:
         why = f"the follower's optimality conditions fail by {residual:.1e}"
@@ -142,8 +146,9 @@ def _claim(residual: float, largest: float, told: dict[str, Any]) -> tuple[Statu
         why = f"the leader's constraints are violated by {told['violation']:.1e}"
         return Status.NOT_FOUND, f"{note} {why}".strip()
     if told.get("is_answer") is False:
-        why = "the follower's second derivative is not positive definite: this is no minimum of f"
-        return Status.FAILED, f"{note} {why}".strip()
+        return Status.FAILED, f"{note} {INDEFINITE}".strip()
+    if not math.isfinite(value):
+        return Status.FAILED, f"{note} the leader's objective is not finite there".strip()
     if told["norm"] <= told["atol"]:
         if told.get("is_minimum") is False:
             note = f"{note} the leader's second derivative is not positive definite".strip()
