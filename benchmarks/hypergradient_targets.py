@@ -51,7 +51,7 @@ def _shown(times: dict[str, float]) -> str:
 
 
 def _beside_torchopt(records: Sequence[Record], group: str) -> Target:
-    text = f"{group}: {_ASKED_TORCHOPT:g}x as fast as torchopt's CG, neither preconditioned"
+    text = f"{group}: {_ASKED_TORCHOPT:g}x as fast as torchopt's CG, both by default"
     times = _milliseconds(records, group)
     peers = {name: times[name] for name in (TORCHOPT, TORCHOPT_GRADIENT) if name in times}
     if OURS not in times or not peers:

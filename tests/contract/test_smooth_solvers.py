@@ -188,6 +188,35 @@ def test_what_is_no_answer_is_said(sign):
         Newton().answer(bl.SmoothProblem(cost, cost), number(1.0), number(0.0))
 
 
+def test_unrolling_says_what_it_leaves_out():
+    few = bl.HypergradientDescent(adjoint=adjoints.Unrolled(2, step_size=0.25), steps=1)
+    problem = bl.SmoothProblem(lambda x, y: (y - 1) ** 2, lambda x, y: (y - x) ** 2)
+    found = bl.solve(problem, few, start=(number(0.0), number(0.0)))
+    assert "leaves out 2.5e-01 of the derivative" in found.stats.note
+
+
+def test_each_linear_system_starts_from_the_last_ones_solution():
+    generator = torch.Generator().manual_seed(0)
+    A = torch.randn(300, 200, generator=generator, dtype=torch.float64)
+    problem = bl.SmoothProblem(
+        lambda x, y: (y - 1).square().sum() + x.square().sum(),
+        lambda x, y: (A @ y - x).square().sum() / 2 + y.square().sum(),
+    )
+    matrix = A.mT @ A + 2 * torch.eye(200, dtype=torch.float64)
+    start = torch.zeros(300, dtype=torch.float64), torch.zeros(200, dtype=torch.float64)
+
+    def products(steps):
+        solver = bl.HypergradientDescent(
+            lambda x: torch.optim.SGD(x, lr=1e-4),
+            follower=lambda x, y: torch.linalg.solve(matrix, A.mT @ x),
+            adjoint=adjoints.Implicit(rtol=1e-6),
+            steps=steps,
+        )
+        return bl.solve(problem, solver, start=start).stats.products
+
+    assert products(11) < 0.7 * 11 * products(1)
+
+
 def _random_quadratic(seed):
     """Return a problem with rows at both levels in torch, and the same in CVXPY."""
     rng = np.random.default_rng(seed)

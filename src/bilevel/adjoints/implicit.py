@@ -15,6 +15,7 @@ from bilevel.adjoints.linear import Product, Solved, cg, diagonal, direct, minre
 from bilevel.adjoints.nested import nested
 from bilevel.adjoints.stationarity import Hessian, Scalar, Stationarity
 from bilevel.errors import BilevelWarning, ProblemError
+from bilevel.problem.precision import attainable
 from bilevel.problem.smooth import Instances, SmoothProblem
 from bilevel.problem.trees import Tree, flatten, still, unflatten
 
@@ -113,13 +114,27 @@ class Implicit:
         BilevelWarning
             If ``y`` is no answer: the residual of its optimality conditions is above 1e-5.
         """
+        root, shape_y = self.root(problem, x, y, z)
+        return shape_y.tree(root.answer[0][0, : shape_y.size])
+
+    def root(
+        self, problem: SmoothProblem, x: Any, y: Any, z: Sequence[Any], start: Tensor | None = None
+    ) -> tuple[Root, Tree]:
+        """Return a follower's answer as a root, and the shapes of ``y``, its first entries.
+
+        Parameters
+        ----------
+        problem, x, y, z
+            As in ``attach``.
+        start
+            A first guess at the linear system's solution, such as ``solved.x`` of a root nearby.
+        """
         shape_x, shape_y = Tree(x, "x"), Tree(y, "y")
         flat_x, flat_y = shape_x.flat(x, copy=False), shape_y.flat(y, copy=False).detach()
         flat_x, flat_y = flat_x.unsqueeze(0), flat_y.unsqueeze(0)
         instances = Instances(problem, shape_x, shape_y, still(tuple(z)))
         st, w = Stationarity.of(instances, flat_x.detach(), flat_y).recover(flat_x.detach(), flat_y)
-        (root,) = self.follower(st, flat_x, w, z).answer
-        return shape_y.tree(root[0, : shape_y.size])
+        return self.follower(st, flat_x, w, z, start), shape_y
 
     def follower(
         self, st: Stationarity, x: Tensor, w: Tensor, z: Sequence[Any], start: Tensor | None = None
@@ -167,7 +182,7 @@ class Implicit:
             method = "dense" if b.shape[-1] <= _DENSE else "cg" if definite else "minres"
         if method == "dense":
             return direct(H.dense(), b, definite)
-        M, rtol, limit = self.precondition, self.rtol, self.limit
+        M, rtol, limit = self.precondition, attainable(self.rtol, b, 10), self.limit
         if method == "cg":
             helper, used = diagonal(H, b) if M is None else (M, 0)
             found = cg(H, b, start=start, precondition=helper, rtol=rtol, limit=limit)
@@ -234,7 +249,7 @@ class Root(AbstractRule):
     def answer(self) -> tuple[Tensor, ...]:
         """The stationary point, differentiable."""
         residual = float(self._residual.max())
-        if not residual <= NOT_A_SOLUTION:
+        if not residual <= attainable(NOT_A_SOLUTION, self._u):
             warnings.warn(
                 f"The optimality conditions fail by {residual:.1e}: this is not an answer, and "
                 f"what is returned not its derivative. Solve more accurately.",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bilevel.adjoints.replay import on_repetition
 from bilevel.problem.samples import SampleMean
 from bilevel.problem.smooth import SmoothProblem
 from bilevel.problem.trees import flatten, leaves, unflatten
@@ -41,6 +43,10 @@ class Tally:
 
     gradients: float = 0
     products: float = 0
+
+    def more(self, products: float) -> None:
+        """Count products."""
+        self.products += products
 
     def watch(self, problem: SmoothProblem) -> SmoothProblem:
         """Return the same problem, whose objectives are counted here when differentiated."""
@@ -105,7 +111,9 @@ class _Gradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *vectors: Tensor) -> Any:
         size = sum(vector.numel() for vector in vectors)
-        ctx.tally.products += ctx.weight * (size if _is_many(vectors[0]) else 1)
+        more = ctx.weight * (size if _is_many(vectors[0]) else 1)
+        ctx.tally.more(more)
+        on_repetition(partial(ctx.tally.more, more))
         return (None, None, *vectors)
 
 

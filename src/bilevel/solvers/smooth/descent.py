@@ -107,7 +107,7 @@ class _Walk:
         self._count, self._note, self._norm, self._value = 0, "", float("inf"), float("nan")
         self._good: tuple[list[Tensor], Any, float] | None = None
         self._trace: list[tuple[float, float | None, float | None]] = []
-        self._is_stopped = False
+        self._is_stopped, self._q = False, None
 
     @property
     def _x(self) -> Any:
@@ -149,8 +149,8 @@ class _Walk:
         """Solve the follower, and set the hypergradient as gradient of ``x``."""
         task, x = self._task, self._x
         self._y = answer(self._solver.follower, task, self._st, still(x), self._y)
-        self._value, grads, norm = hypergradient(
-            task.problem, self._solver.adjoint, x, self._y, task.z
+        self._value, grads, norm, self._q = hypergradient(
+            task.problem, self._solver.adjoint, x, self._y, task.z, self._q
         )
         if not (norm < float("inf") and abs(self._value) < float("inf")):
             self._note, self._is_stopped = "Value or hypergradient is not finite.", True
@@ -173,10 +173,15 @@ class _Walk:
         x = shape_x.flat(unflatten(self._spec, kept)).detach().unsqueeze(0)
         flat_y = shape_y.flat(y).unsqueeze(0)
         tally = replace(self._tally)  # what judges the point is not counted
+        adjoint, note = self._solver.adjoint, self._note
+        if isinstance(adjoint, Unrolled) and self._good is not None:
+            at = unflatten(self._spec, kept)
+            share = adjoint.truncation(self._task.problem, at, y, *self._task.z)
+            note = f"{note} Unrolling leaves out {share:.1e} of the derivative.".strip()
         st, w = self._st.recover(x, flat_y)
         return self._task.judge(
             x, flat_y, w, st, norm=norm, atol=self._solver.atol, method=repr(self._solver),
             is_answer=is_minimum(st, x, w),
-            steps=self._count, seconds=time.perf_counter() - self._began, note=self._note,
+            steps=self._count, seconds=time.perf_counter() - self._began, note=note,
             trace=self._trace, tally=tally,
         )  # fmt: skip

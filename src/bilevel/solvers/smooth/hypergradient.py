@@ -44,9 +44,16 @@ def answer(follower: Answerer, task: Task, st: Stationarity, x: Any, y: Any) -> 
 
 
 def hypergradient(
-    problem: SmoothProblem, adjoint: Implicit | Unrolled, x: Any, y: Any, z: Sequence[Any]
-) -> tuple[float, tuple[Tensor, ...], float]:
+    problem: SmoothProblem,
+    adjoint: Implicit | Unrolled,
+    x: Any,
+    y: Any,
+    z: Sequence[Any],
+    start: Tensor | None = None,
+) -> tuple[float, tuple[Tensor, ...], float, Tensor | None]:
     """Return ``F``, its derivatives in the leaves of ``x``, ``y`` answering, and their norm.
+
+    Last the solution of the adjoint's linear system, with which the next may start.
 
     Parameters
     ----------
@@ -58,14 +65,25 @@ def hypergradient(
         The answer to it.
     z
         The inputs.
+    start
+        A first guess at the solution of the adjoint's linear system.
     """
     # The answer has nothing to do with F, which would be evaluated for tensors it captures.
     own = replace(problem, F=lambda x, y, *z: torch.zeros(()), G=None, H=None)
-    value = problem.F(x, adjoint.attach(own, x, y, *z), *z)
+    root = None
+    if isinstance(adjoint, Implicit):
+        root, shape = adjoint.root(own, x, y, z, start)
+        attached = shape.tree(root.answer[0][0, : shape.size])
+    else:
+        attached = adjoint.attach(own, x, y, *z)
+    value = problem.F(x, attached, *z)
     of = leaves(x)
     grads = torch.autograd.grad(value, of, allow_unused=True, materialize_grads=True)
     norm = float(torch.stack([grad.norm() for grad in grads]).norm()) if grads else 0.0
-    return float(value.detach()), grads, norm
+    solved = None if root is None or root.solved is None else root.solved.x
+    if solved is not None and not bool(solved.isfinite().all()):
+        solved = None
+    return float(value.detach()), grads, norm, solved
 
 
 def refuse_constraints(problem: SmoothProblem, method: str, names: str) -> None:
