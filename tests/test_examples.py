@@ -19,4 +19,5 @@ def test_example_runs(file, tmp_path, monkeypatch):
         if f"from {package}" in text:
             pytest.importorskip(package, reason="needs the extra `examples`")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(file.parent))  # as a script has it
     runpy.run_path(str(file), run_name="__main__")

@@ -3,10 +3,12 @@
 import contextlib
 import io
 import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from bilevel.plots.style import COLOURS, DOTTED, GREY, clean, figure_of
 
@@ -16,8 +18,12 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 def example(name: str) -> dict:
     """Return what an example leaves behind."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return runpy.run_path(str(EXAMPLES / f"{name}.py"))
+    sys.path.insert(0, str(EXAMPLES))  # as a script has it
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return runpy.run_path(str(EXAMPLES / f"{name}.py"))
+    finally:
+        sys.path.remove(str(EXAMPLES))
 
 
 def pair() -> tuple[Figure, list]:
@@ -203,6 +209,45 @@ def few_shots() -> Figure:
     return figure
 
 
+def suppression() -> Figure:
+    """Return the boxes kept in two scenes by one threshold and by learned ones, and these."""
+    found = example("13_suppression")
+    test, limits, right = found["test"], found["limits"], found["right"]
+    figure = figure_of(figsize=(8.4, 3.8))
+    left, right_part = figure.subfigures(1, 2, width_ratios=[1.15, 1])
+    grid = left.subplots(2, 2)
+    gain = right["by content"] - right["one threshold"]
+    for line, kind in zip(grid, (test.digits <= 6, test.digits > 6), strict=True):
+        rows = np.flatnonzero(kind)
+        row = rows[np.argsort(gain[rows].numpy(), kind="stable")[3 * len(rows) // 4]]
+        for axes, name in zip(line, ("one threshold", "by content"), strict=True):
+            cut = found["cuts"](test.iou[row], limits[name][row], 0)
+            kept = ((found["suppressed"](cut) * test.real[row]) > 0).numpy()
+            axes.imshow(test.canvas[row], cmap="gray_r", vmin=0, vmax=1.4)
+            for down, across in test.boxes[row][kept]:
+                corner = (across - 0.5, down - 0.5)
+                axes.add_patch(Rectangle(corner, 8, 8, fill=False, edgecolor=RED, linewidth=1))
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.set_title(
+                f"{name}, {limits[name][row]:.2f}: {kept.sum()} kept of {test.digits[row]} digits",
+                fontsize=7.5,
+            )
+    axes = right_part.subplots()
+    clean(axes)
+    ink = (test.canvas > 0.3).mean((1, 2))
+    for kind, colour, label in (
+        (test.digits <= 6, BLUE, "sparse"),
+        (test.digits > 6, RED, "crowded"),
+    ):
+        axes.plot(ink[kind], limits["by content"][kind], ".", color=colour, label=label)
+    axes.axhline(limits["one threshold"][0], color=GREY, label="one threshold")
+    axes.set_xlabel("share of dark pixels in the scene")
+    axes.set_ylabel("threshold")
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
 FIGURES = {
     "gallery-weights": one_weight_per_feature,
     "gallery-lasso": lasso,
@@ -210,5 +255,6 @@ FIGURES = {
     "gallery-denoising": denoising,
     "gallery-consolidation": consolidation,
     "gallery-shots": few_shots,
+    "gallery-suppression": suppression,
     "gallery-price": price_from_demand,
 }
