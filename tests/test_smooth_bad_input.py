@@ -38,6 +38,20 @@ PROBLEM = bl.SmoothProblem(leader, follower)
         (lambda: bl.solve(PROBLEM, bl.Auto(), start=(ZERO, ZERO)), "bl.ReducedNewton"),
         (lambda: bl.HypergradientDescent(steps=0), "steps >= 1"),
         (lambda: bl.HypergradientDescent(follower=3), "follower must be a function"),
+        (lambda: bl.HypergradientDescent(optimizer="adam"), "optimizer must be a function"),
+        (lambda: bl.SOBA(optimizer=torch.optim.Adam([ZERO.clone()])), "optimizer must be a func"),
+        (
+            lambda: SmoothBilevelLayer(leader, follower, start=(ZERO.float(),) * 2)(ZERO[None]),
+            "dtype torch.float64 and the start torch.float32",
+        ),
+        (
+            lambda: SmoothBilevelLayer(leader, follower, start=(ZERO, ZERO))(torch.zeros(0)),
+            "dtype",
+        ),
+        (
+            lambda: SmoothBilevelLayer(leader, follower, start=(ZERO, ZERO))(ZERO),
+            "no instance",
+        ),
         (lambda: adjoints.Implicit("lu"), "method must be one of"),
         (lambda: adjoints.Implicit(rtol=0.0), "0 < rtol < 1"),
         (lambda: adjoints.Unrolled(0), "steps >= 1"),
@@ -67,7 +81,7 @@ PROBLEM = bl.SmoothProblem(leader, follower)
         (
             lambda: SmoothBilevelLayer(
                 lambda x, y, a, b: x * a + y * b, follower, start=(ZERO, ZERO)
-            )(torch.ones(2), torch.ones(3)),
+            )(torch.ones(2).double(), torch.ones(3).double()),
             "different batch sizes",
         ),
     ],

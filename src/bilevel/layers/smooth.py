@@ -17,8 +17,8 @@ from bilevel.layers.answer import Answer, Report
 from bilevel.layers.options import ON_FAILURE
 from bilevel.layers.roughness import warn_of_kinks
 from bilevel.layers.smooth_report import judge, kinds
-from bilevel.problem.smooth import Instances, SmoothProblem
-from bilevel.problem.trees import leaves, still
+from bilevel.problem.smooth import Instances, SmoothProblem, check_inputs
+from bilevel.problem.trees import still
 from bilevel.solvers.smooth.reduced import ReducedNewton
 from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task
 from bilevel.solvers.smooth.stationary import Stationary
@@ -226,9 +226,7 @@ class SmoothBilevelLayer(nn.Module):
             raise ProblemError(
                 f"in_dims must be 0 or None for each of the {len(z)} inputs, not {dims!r}."
             )
-        for leaf in leaves(z):
-            if not isinstance(leaf, Tensor):
-                raise ProblemError(f"An input must consist of tensors, not {leaf!r}.")
+        check_inputs(z, self._task.flat_start()[0].dtype)
         return Instances(self._problem, *self._trees, still(z), in_dims)
 
     def _start(self, count: int, warm: bool) -> tuple[Tensor, Tensor]:

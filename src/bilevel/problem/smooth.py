@@ -140,6 +140,28 @@ def _negative(function: Function) -> Function:
     return lambda *arguments: -function(*arguments)
 
 
+def check_inputs(z: Sequence[Any], dtype: torch.dtype) -> None:
+    """Raise ``ProblemError`` where inputs are no tensors, or of another precision than ``x``.
+
+    Parameters
+    ----------
+    z
+        The inputs, trees of tensors.
+    dtype
+        Of ``x`` and ``y``.
+    """
+    for leaf in leaves(tuple(z)):
+        if not isinstance(leaf, Tensor):
+            raise ProblemError(
+                f"An input must consist of tensors, not {leaf!r}; torch.as_tensor makes one."
+            )
+        if leaf.is_floating_point() and leaf.dtype != dtype:
+            raise ProblemError(
+                f"An input has dtype {leaf.dtype} and the start {dtype}: convert one of them, such "
+                f"as by input.to({dtype})."
+            )
+
+
 class Instances:
     """A smooth problem at given inputs ``z``, as functions of the rows of two matrices.
 
@@ -171,7 +193,9 @@ class Instances:
             if dim is not None
             for leaf in leaves(part)
         }
-        if len(sizes) > 1 or sizes == {0}:
+        if sizes == {0}:
+            raise ProblemError("A batched input z has no instance: it is empty, or has no axis.")
+        if len(sizes) > 1:
             raise ProblemError(f"The inputs z have different batch sizes: {sorted(sizes)}.")
         self.is_batched, self.count = bool(sizes), next(iter(sizes), 1)
 

@@ -21,6 +21,7 @@ from bilevel.solvers.smooth.counting import Tally
 from bilevel.solvers.smooth.follower import Newton, is_minimum
 from bilevel.solvers.smooth.hypergradient import (
     answer,
+    check_optimizer,
     hypergradient,
     leaf,
     project,
@@ -81,6 +82,7 @@ class HypergradientDescent(AbstractSmoothSolver):
     def __post_init__(self) -> None:
         if self.steps < 1 or not self.atol >= 0:
             raise ProblemError("HypergradientDescent needs steps >= 1 and atol >= 0.")
+        check_optimizer(self.optimizer)
         if not callable(self.follower):
             raise ProblemError(f"follower must be a function, not {self.follower!r}.")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from bilevel.adjoints.implicit import Implicit
 from bilevel.adjoints.stationarity import Stationarity
 from bilevel.adjoints.unrolled import Unrolled
-from bilevel.errors import UnsupportedProblem
+from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.smooth import SmoothProblem
 from bilevel.problem.trees import leaves, still
 from bilevel.solvers.smooth.follower import Newton
@@ -93,6 +93,15 @@ def refuse_constraints(problem: SmoothProblem, method: str, names: str) -> None:
         raise UnsupportedProblem(
             f"{method} takes no {' and '.join(found)}: use bl.ReducedNewton(){other}; a set of the "
             f"leader that can be projected on is given as project=."
+        )
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raise ``ProblemError`` where no optimizer can be made of what is given."""
+    if not callable(optimizer):
+        raise ProblemError(
+            f"optimizer must be a function that takes the list of x's tensors and returns an "
+            f"optimizer, such as lambda x: torch.optim.Adam(x, lr=0.1), not {optimizer!r}."
         )
 
 

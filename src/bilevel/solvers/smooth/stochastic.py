@@ -15,7 +15,7 @@ from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.samples import SampleMean
 from bilevel.smooth_solution import SmoothSolution
 from bilevel.solvers.smooth.follower import Newton
-from bilevel.solvers.smooth.hypergradient import refuse_constraints
+from bilevel.solvers.smooth.hypergradient import check_optimizer, refuse_constraints
 from bilevel.solvers.smooth.single_loop import Walk
 from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task
 
@@ -118,6 +118,7 @@ class SOBA(AbstractSmoothSolver):
                 f"batch_size of SOBA must be a positive integer, or two of them for leader and "
                 f"follower, not {self.batch_size!r}."
             )
+        check_optimizer(self.optimizer)
         if self.steps < 1 or not self.atol >= 0 or not self.decay > 0:
             raise ProblemError("SOBA needs steps >= 1, atol >= 0 and decay > 0.")
         if self.step_size is not None and not 0 < self.step_size < math.inf:
