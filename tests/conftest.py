@@ -1,6 +1,11 @@
 """Fixed seeds, hypothesis without chance, and no test of a backend that is not installed."""
 
+import os
 import random
+
+# One thread of torch for all tests: matrices are small, and two threads wait for each other. It is
+# never changed back: MKL hangs in batched LU factorizations once set_num_threads(1) is taken back.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest

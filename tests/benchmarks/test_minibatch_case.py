@@ -14,15 +14,6 @@ from benchmarks.minibatch_data import Curve, Digits, watch
 
 import bilevel as bl
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
-
-
 CURVE = Curve((0, 1.5, 3.0), (0, 1.0, 2.0), (0.0, 0.1, 0.2), (3.0, 1.0, 2.0), "FEASIBLE")
 
 

@@ -12,16 +12,6 @@ from bilevel.adjoints import GradientKind
 from bilevel.errors import UnsupportedDerivative
 from bilevel.status import Status
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Matrices of a few entries: two threads wait for each other longer than they compute."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
-
-
 EVERY = pytest.mark.parametrize("row", rows(LAYERS))
 MAPPED = pytest.mark.parametrize("row", rows(tuple(row for row in LAYERS if row.maps)))
 # The error of a central difference with this step: about 1e-16 / 1e-6.

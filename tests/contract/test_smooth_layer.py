@@ -11,16 +11,6 @@ from bilevel import BatchFailed, Status, UnsupportedDerivative, adjoints
 from bilevel.adjoints import GradientKind
 from bilevel.layers import SmoothBilevelLayer
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Matrices of a few entries: two threads wait for each other longer than they compute."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
-
-
 ZERO = torch.zeros((), dtype=torch.float64)
 PAIR = torch.zeros(2, dtype=torch.float64)
 

@@ -14,15 +14,6 @@ from bilevel.errors import BilevelWarning, UnsupportedDerivative
 from bilevel.solvers.smooth import Newton, Task
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Matrices of a few entries: two threads wait for each other longer than they compute."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
-
-
 def number(value):
     return torch.tensor(value, dtype=torch.float64)
 

@@ -26,14 +26,6 @@ from bilevel.solvers.smooth.minibatch import (
 WHOLE = 10**6
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
-
-
 def sgd(lr):
     return partial(torch.optim.SGD, lr=lr)
 

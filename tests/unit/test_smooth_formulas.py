@@ -12,16 +12,6 @@ import bilevel as bl
 from bilevel import adjoints
 from bilevel.layers import SmoothBilevelLayer
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Matrices of a few entries: two threads wait for each other longer than they compute."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
-
-
 N, P = 4, 3
 
 
