@@ -1,4 +1,4 @@
-"""Figures of what the committed runs of the benchmarks found."""
+"""Figures of what the committed runs of benchmarks and experiments found."""
 
 from __future__ import annotations
 
@@ -19,4 +19,13 @@ def minibatch() -> Figure:
     return curves(read(sorted((ROOT / "benchmarks" / "results").glob("*-minibatch.jsonl"))[-1]))
 
 
-FIGURES = {"minibatch": minibatch}
+def bigrad_training() -> Figure:
+    """Return the costs of two controllers during training, from the committed experiment."""
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.journal import read
+    from experiments.bigrad.optimal_control import curves
+
+    return curves(read(ROOT / "experiments" / "bigrad" / "results-standard.jsonl"))
+
+
+FIGURES = {"minibatch": minibatch, "bigrad-training": bigrad_training}

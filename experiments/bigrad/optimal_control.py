@@ -123,12 +123,22 @@ def _named(name: str, steps: int) -> str:
 
 
 def _figures(records: Sequence[Record], folder: Path) -> Sequence[Path]:
-    """Draw the average cost during training, each controller under the attack it is trained on."""
+    if not any("curve" in r["found"] for r in records):
+        return ()
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "training.png"
+    curves(records).savefig(file, metadata={"Software": None})
+    return (file,)
+
+
+def curves(records: Sequence[Record]) -> Any:
+    """Return the figure of the average cost during training.
+
+    Each controller is under the attack that it is trained on.
+    """
     from bilevel.plots.style import COLOURS, clean, figure_of
 
     shown = {r["run"].split(",")[0]: r["found"] for r in records if "curve" in r["found"]}
-    if not shown:
-        return ()
     figure = figure_of(figsize=(7.0, 3.2))
     panels = figure.subplots(1, 2)
     for colour, name in zip(COLOURS, _TRAINED, strict=False):
@@ -146,10 +156,7 @@ def _figures(records: Sequence[Record], folder: Path) -> Sequence[Path]:
             axes.set(xlabel="gradient steps", ylabel=label)
             clean(axes)
     panels[0].legend(frameon=False, fontsize=8)
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "training.png"
-    figure.savefig(file, metadata={"Software": None})
-    return (file,)
+    return figure
 
 
 CASE = Case(
