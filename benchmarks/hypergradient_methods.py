@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from torch.nn.functional import softplus
 import bilevel as bl
 from benchmarks.hypergradient_data import Matrix, Regression
 from benchmarks.layer_peers import alike
-from bilevel.adjoints import Implicit
+from bilevel.adjoints import Implicit, replay
 
 #: What the hypergradient's relative error has to be.
 ACCURACY = 1e-8
@@ -147,6 +148,18 @@ def implicit_diagonal(subject: Subject, rtol: float) -> Tensor:
     diagonal = torch.from_numpy(_diagonal(subject))
     adjoint = Implicit(rtol=rtol, precondition=lambda v: v / diagonal)
     return through(subject, lambda x: adjoint.attach(subject.problem, x, subject.w))
+
+
+def implicit_unestimated(subject: Subject, rtol: float) -> Tensor:
+    """This library's, without an estimate of the diagonal."""
+    adjoint = Implicit(rtol=rtol, precondition=torch.clone)
+    return through(subject, lambda x: adjoint.attach(subject.problem, x, subject.w))
+
+
+def implicit_unreplayed(subject: Subject, rtol: float) -> Tensor:
+    """This library's, each product taken through autograd."""
+    with mock.patch.object(replay, "_LARGEST", 0):
+        return implicit(subject, rtol)
 
 
 def torchopt_of_loss(subject: Subject, rtol: float) -> Tensor:

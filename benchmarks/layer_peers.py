@@ -61,14 +61,16 @@ def time_calls(layer: Layer, data: Sequence[np.ndarray], w: np.ndarray, calls: i
 
 @contextmanager
 def alike() -> Iterator[None]:
-    """One thread, and double precision also where a peer makes tensors of the default kind."""
-    threads, kind = torch.get_num_threads(), torch.get_default_dtype()
+    """One thread, and double precision also where a peer makes tensors of the default kind.
+
+    One thread is kept: MKL may hang in batched LU factorizations once that is taken back.
+    """
+    kind = torch.get_default_dtype()
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
         torch.set_default_dtype(kind)
 
 

@@ -24,6 +24,8 @@ from benchmarks.hypergradient_targets import (
     OURS_DIAGONAL,
     TORCHOPT,
     TORCHOPT_GRADIENT,
+    UNESTIMATED,
+    UNREPLAYED,
     UNROLLED,
     judge_hypergradients,
 )
@@ -136,6 +138,8 @@ CASE = Case(
     methods=(
         Method(OURS, _calls(OURS, "implicit"), groups=_ALL),
         Method(OURS_DIAGONAL, _calls(OURS_DIAGONAL, "implicit_diagonal"), groups=_ALL),
+        Method(UNESTIMATED, _calls(UNESTIMATED, "implicit_unestimated"), groups=_ALL),
+        Method(UNREPLAYED, _calls(UNREPLAYED, "implicit_unreplayed"), groups=_ALL),
         Method(TORCHOPT, _calls(TORCHOPT, "torchopt_of_loss"), True, _ALL),
         Method(TORCHOPT_GRADIENT, _calls(TORCHOPT_GRADIENT, "torchopt_of_gradient"), True, _ALL),
         Method(BY_HAND, _calls(BY_HAND, "by_hand"), True, _ALL),

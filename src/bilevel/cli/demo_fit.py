@@ -139,13 +139,10 @@ def _fit(market: MarketClearing) -> Fitted:
         return error
 
     start, began = costs().detach(), time.perf_counter()
-    threads = torch.get_num_threads()
-    # The matrices are small: where cores are busy, threads would only wait for each other.
+    # The matrices are small: where cores are busy, threads would only wait for each other. One
+    # thread is kept: MKL may hang in batched LU factorizations once that is taken back.
     torch.set_num_threads(1)
-    try:
-        optimizer.step(loss)
-    finally:
-        torch.set_num_threads(threads)
+    optimizer.step(loss)
     seconds, found = time.perf_counter() - began, costs().detach()
     with torch.no_grad():
         before, after = (layer(*both, demand)[0].numpy() for both in (start, found))

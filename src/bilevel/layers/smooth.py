@@ -14,8 +14,8 @@ from bilevel.adjoints.root import Root
 from bilevel.adjoints.stationarity import Stationarity
 from bilevel.errors import BatchFailed, ProblemError
 from bilevel.layers.answer import Answer, Report
+from bilevel.layers.kinks import warn_of_kinks
 from bilevel.layers.options import ON_FAILURE
-from bilevel.layers.roughness import warn_of_kinks
 from bilevel.layers.smooth_report import judge, kinds
 from bilevel.problem.smooth import Instances, SmoothProblem, check_inputs
 from bilevel.problem.trees import still

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -252,17 +252,19 @@ class Instances:
         return found
 
 
-def leaves_behind(tensor: Tensor) -> list[Tensor]:
-    """Return the leaves with gradient on which a tensor depends, as its graph tells."""
-    seen, open_nodes, found = set(), [tensor.grad_fn], []
-    if tensor.grad_fn is None and tensor.requires_grad:
-        return [tensor]
+def nodes_behind(tensor: Tensor) -> Iterator[Any]:
+    """Yield the nodes of the graph that a tensor comes from, each once."""
+    seen, open_nodes = set(), [tensor.grad_fn]
     while open_nodes:
         node = open_nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.append(node.variable)  # pyright: ignore[reportAttributeAccessIssue]
-        open_nodes += [before for before, _ in node.next_functions]
-    return found
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            open_nodes += [before for before, _ in node.next_functions]
+
+
+def leaves_behind(tensor: Tensor) -> list[Tensor]:
+    """Return the leaves with gradient on which a tensor depends, as its graph tells."""
+    if tensor.grad_fn is None and tensor.requires_grad:
+        return [tensor]
+    return [node.variable for node in nodes_behind(tensor) if hasattr(node, "variable")]

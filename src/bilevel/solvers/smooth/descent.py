@@ -182,7 +182,7 @@ class _Walk:
             note = f"{note} Unrolling leaves out {share:.1e} of the derivative.".strip()
             # What is claimed is claimed of the answer's derivative, not of that of some steps.
             tree = mapped(leaf, at)
-            norm = hypergradient(self._task.problem, Implicit(), tree, y, self._task.z)[2]
+            norm = hypergradient(self._task.problem, Implicit(), tree, y, self._task.z).norm
         st, w = self._st.recover(x, flat_y)
         return self._task.judge(
             x, flat_y, w, st, norm=norm, atol=self._solver.atol, method=repr(self._solver),

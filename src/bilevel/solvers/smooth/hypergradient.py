@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,25 @@ from bilevel.solvers.smooth.follower import Newton
 from bilevel.solvers.smooth.solver import Task
 
 Answerer = Newton | Callable[..., Any]
+
+
+class Hypergradient(NamedTuple):
+    """The derivative of ``F(x, y(x))``.
+
+    Parameters
+    ----------
+    value
+        ``F``.
+    grads, norm
+        The derivatives in the leaves of ``x``, and their norm.
+    solved
+        The solution of the adjoint's linear system, with which the next may start, or ``None``.
+    """
+
+    value: float
+    grads: tuple[Tensor, ...]
+    norm: float
+    solved: Tensor | None
 
 
 def answer(follower: Answerer, task: Task, st: Stationarity, x: Any, y: Any) -> Any:
@@ -50,10 +69,8 @@ def hypergradient(
     y: Any,
     z: Sequence[Any],
     start: Tensor | None = None,
-) -> tuple[float, tuple[Tensor, ...], float, Tensor | None]:
-    """Return ``F``, its derivatives in the leaves of ``x``, ``y`` answering, and their norm.
-
-    Last the solution of the adjoint's linear system, with which the next may start.
+) -> Hypergradient:
+    """Return ``F`` and its derivatives in the leaves of ``x``, ``y`` answering.
 
     Parameters
     ----------
@@ -83,7 +100,7 @@ def hypergradient(
     solved = None if root is None or root.solved is None else root.solved.x
     if solved is not None and not bool(solved.isfinite().all()):
         solved = None
-    return float(value.detach()), grads, norm, solved
+    return Hypergradient(float(value.detach()), grads, norm, solved)
 
 
 def refuse_constraints(problem: SmoothProblem, method: str, names: str) -> None:

@@ -192,8 +192,7 @@ def _norm(task: Task, st: Stationarity, x: Tensor, y: Tensor) -> float:
     if not task.residual(st, x, y) <= attainable(ANSWERED, y):
         return math.nan
     tree = mapped(leaf, task.trees[0].tree(x[0]))
-    found = hypergradient(task.problem, Implicit(), tree, task.trees[1].tree(y[0]), task.z)
-    return found[2]
+    return hypergradient(task.problem, Implicit(), tree, task.trees[1].tree(y[0]), task.z).norm
 
 
 def _leaves(at: Point, vector: Tensor) -> list[Tensor]:

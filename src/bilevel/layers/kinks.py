@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bilevel.errors import BilevelWarning
-from bilevel.problem.smooth import Instances
+from bilevel.problem.smooth import Instances, nodes_behind
 
 #: Operations of autograd's graphs that are linear or quadratic in pieces, as users know them.
 _PIECEWISE = {
@@ -37,7 +37,7 @@ _PIECEWISE = {
 }
 
 
-def rough(instances: Instances, x: Tensor, y: Tensor) -> dict[str, tuple[str, ...]]:
+def piecewise(instances: Instances, x: Tensor, y: Tensor) -> dict[str, tuple[str, ...]]:
     """Return the piecewise operations in each of the follower's functions that has some.
 
     A layer's gradient holds third derivatives of the follower's functions, and autograd returns
@@ -53,13 +53,13 @@ def rough(instances: Instances, x: Tensor, y: Tensor) -> dict[str, tuple[str, ..
     Examples
     --------
     >>> import bilevel as bl, torch
-    >>> from bilevel.layers.roughness import rough
+    >>> from bilevel.layers.kinks import piecewise
     >>> from bilevel.problem.smooth import Instances
     >>> from bilevel.problem.trees import Tree
     >>> problem = bl.SmoothProblem(lambda x, y: x, lambda x, y: (y - x).relu() ** 2)
     >>> one = torch.ones(())
     >>> functions = Instances(problem, Tree(one, "x"), Tree(one, "y"))
-    >>> print(rough(functions, one.reshape(1, 1), one.reshape(1, 1)))
+    >>> print(piecewise(functions, one.reshape(1, 1), one.reshape(1, 1)))
     {'f': ('relu',)}
     """
     x, y, found = x.detach(), y.detach().requires_grad_(), {}
@@ -78,14 +78,14 @@ def warn_of_kinks(instances: Instances, x: Tensor, y: Tensor) -> None:
     Parameters
     ----------
     instances, x, y
-        As in ``rough``.
+        As in ``piecewise``.
 
     Warns
     -----
     BilevelWarning
         For each function with a piecewise operation.
     """
-    for name, operations in rough(instances, x, y).items():
+    for name, operations in piecewise(instances, x, y).items():
         warnings.warn(
             f"{name} of the SmoothBilevelLayer uses {', '.join(operations)}: the layer's gradient "
             f"needs third derivatives of {name}, and of these operations autograd has none but "
@@ -96,14 +96,5 @@ def warn_of_kinks(instances: Instances, x: Tensor, y: Tensor) -> None:
 
 
 def _operations(tensor: Tensor) -> set[str]:
-    seen, open_nodes, found = set(), [tensor.grad_fn], set()
-    while open_nodes:
-        node = open_nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        operation = type(node).__name__.partition("Backward")[0]
-        if operation in _PIECEWISE:
-            found.add(_PIECEWISE[operation])
-        open_nodes += [before for before, _ in node.next_functions]
-    return found
+    names = {type(node).__name__.partition("Backward")[0] for node in nodes_behind(tensor)}
+    return {_PIECEWISE[name] for name in names & _PIECEWISE.keys()}
