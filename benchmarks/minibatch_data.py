@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 import bilevel as bl
 from bilevel.solvers.smooth import Newton, Task
-from bilevel.solvers.smooth.counting import Tally
+from bilevel.solvers.smooth.oracle_calls import Tally
 
 #: Steps of the default descent, whose loss is what the others must reach.
 REFERENCE_STEPS = {"small": 4, "full": 100}

@@ -16,7 +16,7 @@ from benchmarks.cases.minibatch import LOOSE, SABA, SOBA_ADAM, SOBA_SGD, STOCBIO
 from benchmarks.minibatch_data import Digits, Optimizer, Run, watch
 from bilevel import adjoints
 from bilevel.solvers.smooth import Newton, Task
-from bilevel.solvers.smooth.minibatch import (
+from bilevel.solvers.smooth.soba_sampling import (
     Point,
     Sampler,
     curvature,

@@ -30,8 +30,8 @@ from bilevel.reformulate import (
     WorstAnswer,
     lift,
 )
-from bilevel.response.reaction import reaction
-from bilevel.response.reaction_map import ReactionMap, Region
+from bilevel.response.reaction_map.reaction import reaction
+from bilevel.response.reaction_map.reaction_map import ReactionMap, Region
 from bilevel.smooth_solution import SmoothSolution
 from bilevel.solution import Certificate, Solution, Stats, Tolerances
 from bilevel.solvers import (

@@ -67,7 +67,7 @@ def test_the_small_size_is_solved_by_all_to_the_same_accuracy():
 
 
 def test_differences_notice_a_wrong_total_gradient(monkeypatch):
-    from bilevel.adjoints.stationarity import Hessian
+    from bilevel.adjoints.smooth.stationarity import Hessian
 
     total = TOTALS[2]
     assert total.error("minres") < 1e-9

@@ -149,7 +149,7 @@ def test_a_gate_closes_at_its_value_only(row, active):
     builder = Builder()
     binary = int(builder.columns(["k"], 0.0, 1.0, True)[0])
     target = int(builder.columns(["v"], -3.0, 4.0)[0])
-    row.build().gate(builder, binary, active, target, "gate")
+    row.build().implication(builder, binary, active, target, "gate")
     program = builder.build(_nothing(len(builder)))
     for value in (0.0, 1.0):
         for size, expected in ((2.5, value != active), (0.0, True), (-2.5, value != active)):

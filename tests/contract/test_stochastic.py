@@ -12,8 +12,8 @@ from torch import Tensor
 import bilevel as bl
 from bilevel import BilevelWarning, Status, adjoints
 from bilevel.solvers.smooth import Newton, Task
-from bilevel.solvers.smooth.counting import Tally
-from bilevel.solvers.smooth.minibatch import (
+from bilevel.solvers.smooth.oracle_calls import Tally
+from bilevel.solvers.smooth.soba_sampling import (
     Memory,
     Point,
     Sampler,

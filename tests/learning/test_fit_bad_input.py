@@ -16,7 +16,7 @@ from bilevel.learning import Checkpoint, fit
 from bilevel.learning.batches import Batches
 from bilevel.learning.plan import Plan
 from bilevel.learning.processes import Group
-from bilevel.learning.state import State
+from bilevel.learning.state import TrainingState
 
 DATA = (X, Y)
 PLANNED = {
@@ -235,7 +235,7 @@ def test_processes_that_see_different_folders(tmp_path):
     names = {field.name: None for field in dataclasses.fields(Plan)}
     plan = Plan(**names | PLANNED | {"checkpoint": Checkpoint(tmp_path)})
     with pytest.raises(CheckpointError, match="the same folder"):
-        State(plan, Differs(0, 1, torch.device("cpu")), data, data)
+        TrainingState(plan, Differs(0, 1, torch.device("cpu")), data, data)
 
 
 def test_shapes_that_differ(run):

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 import bilevel as bl
 from bilevel.adjoints import KKT, Cone, GradientKind, barrier, kernels, saddle
-from bilevel.adjoints.cone import Linear
-from bilevel.adjoints.exponential import project as project_exponential
-from bilevel.adjoints.exponential import project_dual
+from bilevel.adjoints.convex.cone import Linear
+from bilevel.adjoints.convex.exponential import project as project_exponential
+from bilevel.adjoints.convex.exponential import project_dual
 from bilevel.adjoints.function import AbstractRule, apply
-from bilevel.adjoints.projections import derivative, distance_to_kink, project
+from bilevel.adjoints.convex.projections import derivative, distance_to_kink, project
 from bilevel.errors import UnsupportedDerivative
 from bilevel.layers import FollowerLayer
 from bilevel.problem.cones import Kind

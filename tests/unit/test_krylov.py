@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import minres as scipy_minres
 
-from bilevel.adjoints.linear import cg, diagonal, direct, minres, quotient
-from bilevel.adjoints.replay import Replayed
-from bilevel.adjoints.stationarity import Hessian
+from bilevel.adjoints.smooth.krylov import cg, diagonal, direct, minres, quotient
+from bilevel.adjoints.smooth.replay import Replayed
+from bilevel.adjoints.smooth.stationarity import Hessian
 
 
 def _matrices(count, n, seed, definite):

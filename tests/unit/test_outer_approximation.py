@@ -21,7 +21,7 @@ from bilevel import Status, UnsupportedProblem, backends
 from bilevel.errors import ProblemError
 from bilevel.problem.functions import Monomials, Objective, Rows
 from bilevel.program import Limits, Program, Termination
-from bilevel.reformulate.outer import outer
+from bilevel.reformulate.tangents import outer
 
 ON = [pytest.param(name, marks=pytest.mark.backend(name)) for name in ("scip", "highs")]
 

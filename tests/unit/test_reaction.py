@@ -11,7 +11,7 @@ from scipy.optimize import linprog
 
 import bilevel as bl
 from bilevel import ProblemError, UnsupportedProblem
-from bilevel.response.polygons import area
+from bilevel.response.reaction_map.polygons import area
 
 
 def maps(name):

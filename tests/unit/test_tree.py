@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bilevel import backends
-from bilevel.backends.compact import Compact
+from bilevel.backends.tree.compact import Compact
 from bilevel.backends.tree import _session
 from bilevel.backends.tree.search import Search
 from bilevel.errors import BackendError
@@ -230,7 +230,7 @@ def test_a_highs_of_other_threads_does_not_stop_the_session():
         ("highs",),
     )
     assert first is not None
-    from bilevel.backends.highs_session import HiGHSSession
+    from bilevel.backends.tree.highs_session import HiGHSSession
 
     compact = Compact(program)
     answer = HiGHSSession(compact).solve(compact.low, compact.high)
@@ -244,8 +244,8 @@ def test_an_unknown_option_is_named():
 
 def test_a_missing_verdict_keeps_the_bound_down(monkeypatch):
     """A session that never decides one child must not let the search claim an optimum."""
-    from bilevel.backends import daqp_session, highs_session
-    from bilevel.backends.session import NodeAnswer
+    from bilevel.backends.tree import daqp_session, highs_session
+    from bilevel.backends.tree.session import NodeAnswer
 
     program = draw(5, curved=False)
     truth = backends.get("tree").solve(program, Limits())

@@ -14,7 +14,7 @@ import casadi
 import numpy as np
 
 from bilevel.backends.backend import AbstractBackend
-from bilevel.backends.smooth import cones, products, sparse, value
+from bilevel.backends.ipopt_expressions import cones, products, sparse, value
 from bilevel.errors import BackendError
 from bilevel.problem.functions import Array, Monomials, Rows
 from bilevel.program import Feature, Limits, Program, Progress, RawAnswer, Termination

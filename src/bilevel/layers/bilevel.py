@@ -14,11 +14,11 @@ from bilevel.adjoints import KKT
 from bilevel.adjoints.function import apply
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.layers.answer import Answer, Report
-from bilevel.layers.equilibrium import Equilibrium, Ways
+from bilevel.layers.bilevel_rule import Equilibrium, Ways
 from bilevel.layers.inputs import choose, gather
-from bilevel.layers.model import Model, as_nash
+from bilevel.layers.bilevel_model import Model, as_nash
 from bilevel.layers.options import ON_FAILURE
-from bilevel.layers.untraced import untraced
+from bilevel.layers.compiler_disabled import compiler_disabled
 from bilevel.problem.functions import Array
 from bilevel.problem.problem import Problem
 from bilevel.solvers.best_responses import BestResponses
@@ -176,7 +176,7 @@ class BilevelLayer(torch.nn.Module):
         BatchFailed
             If an instance has no answer and ``on_failure`` is ``"raise"``.
         """
-        return untraced(self._run, tensors, warm_start)[0]
+        return compiler_disabled(self._run, tensors, warm_start)[0]
 
     def solve(self, *tensors: Tensor, warm_start: bool = False) -> Answer:
         """Return the answers to a batch with a status and a report for every instance.
@@ -193,7 +193,7 @@ class BilevelLayer(torch.nn.Module):
         >>> print(answer.values[0].tolist(), [status.name for status in answer.status])
         [-1.0, 1.0] ['OPTIMAL', 'OPTIMAL']
         """
-        values, rule = untraced(self._run, tensors, warm_start)
+        values, rule = compiler_disabled(self._run, tensors, warm_start)
         record = rule.record
         margin = [np.nan if root is None else root.margin for root in rule.roots]
         report = Report(

@@ -7,8 +7,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from bilevel.adjoints.cone import jacobian, residual
-from bilevel.adjoints.projections import derivative, project
+from bilevel.adjoints.convex.cone import jacobian, residual
+from bilevel.adjoints.convex.projections import derivative, project
 from bilevel.errors import BatchFailed
 from bilevel.layers.answer import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.layers.options import Options

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bilevel.adjoints import KKT, Cone
 from bilevel.adjoints.function import apply
-from bilevel.adjoints.sparse import SparseStationary
+from bilevel.adjoints.convex.sparse import SparseKKTRule
 from bilevel.errors import UnsupportedProblem
 from bilevel.layers.answer import Answer, Report
 from bilevel.layers.conic import ConicSolver
@@ -23,7 +23,7 @@ from bilevel.layers.outputs import find_outputs
 from bilevel.layers.quadratic import QuadraticSolver
 from bilevel.layers.source import read_source
 from bilevel.layers.sparse import SparseSolver, uses_sparse
-from bilevel.layers.untraced import untraced
+from bilevel.layers.compiler_disabled import compiler_disabled
 from bilevel.problem.assemble import compile_program
 from bilevel.problem.follower import Follower
 from bilevel.problem.leaves import label
@@ -241,12 +241,12 @@ class FollowerLayer(torch.nn.Module):
         kind = SparseSolver if self._sparse else kind
         solver = kind(program, options, self._last_active if warm_start else None)
         if self._sparse:
-            rule = SparseStationary(self._adjoint, solver, program)
+            rule = SparseKKTRule(self._adjoint, solver, program)
         else:
             rule = self._adjoint.rule(solver, program)
             rule.with_multipliers = self._wants_multipliers
         matrices = (data.H, data.q, data.A, data.b)
-        call = apply if self._is_traced else partial(untraced, apply)
+        call = apply if self._is_traced else partial(compiler_disabled, apply)
         y, z, *_ = call(rule, *matrices)
         if warm_start:
             self._last_active = solver.active

@@ -18,7 +18,7 @@ Slots = Sequence[tuple[str, tuple[int, ...], int]]
 
 
 @dataclass(frozen=True)
-class Batch:
+class InputBatch:
     """A batch of inputs, and how to hand results back.
 
     Parameters
@@ -41,7 +41,7 @@ class Batch:
         return value if self.is_batched else value[0]
 
 
-def gather(slots: Slots, tensors: Sequence[Any], who: str) -> Batch:
+def gather(slots: Slots, tensors: Sequence[Any], who: str) -> InputBatch:
     """Check tensors against the inputs they stand for, and broadcast them to one batch.
 
     Parameters
@@ -92,7 +92,7 @@ def gather(slots: Slots, tensors: Sequence[Any], who: str) -> Batch:
         parts.append(flat if tensor.dtype is torch.float64 else flat.double())
     # The last entry is the number one, for what does not depend on inputs.
     parts.append(torch.ones(count, 1, dtype=torch.float64, device=device))
-    return Batch(torch.cat(parts, -1), size is not None, dtype)
+    return InputBatch(torch.cat(parts, -1), size is not None, dtype)
 
 
 def choose(listed: Any, needed: Mapping[int, Any], who: str) -> tuple[Any, ...]:

@@ -6,8 +6,8 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from bilevel.adjoints import kernels, saddle
-from bilevel.adjoints.kkt import Found
+from bilevel.adjoints.convex import kernels, saddle
+from bilevel.adjoints.convex.kkt import QuadraticResponses
 from bilevel.backends.daqp_batch import solve_distances
 from bilevel.errors import BatchFailed
 from bilevel.layers.answer import ACCEPTED, NOT_FINITE, Record, verdict
@@ -48,7 +48,7 @@ class QuadraticSolver:
         self.record: Record | None = None
         self.active: Array | None = None
 
-    def __call__(self, H: Array, q: Array, A: Array, b: Array, tolerance: float) -> Found:
+    def __call__(self, H: Array, q: Array, A: Array, b: Array, tolerance: float) -> QuadraticResponses:
         """Solve a batch; every answer is judged, and polished or refused if it is not exact."""
         half = saddle.half(H, q, A)
         count, equalities = len(H), self._equalities
@@ -65,7 +65,7 @@ class QuadraticSolver:
                 residual, active, weak, margin = judged
                 self.active = active
                 self.record = Record((Status.OPTIMAL,) * count, residual, notes)
-                return Found(y, z, solved, active, weak, margin, half, True, is_kinked)
+                return QuadraticResponses(y, z, solved, active, weak, margin, half, True, is_kinked)
             solved &= half.regular
         else:
             y, z, solved = np.zeros_like(q), np.zeros_like(b), np.zeros(count, bool)
@@ -88,7 +88,7 @@ class QuadraticSolver:
             if self._options.on_failure == "raise":
                 raise BatchFailed(self._program.who, tuple(status), notes)
             y[~usable] = z[~usable] = self._options.fill
-        return Found(y, z, usable, active, weak, margin, half, bool(usable.all()), bool(weak.any()))
+        return QuadraticResponses(y, z, usable, active, weak, margin, half, bool(usable.all()), bool(weak.any()))
 
 
 class _One:

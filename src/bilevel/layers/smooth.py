@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bilevel.adjoints.implicit import Implicit
-from bilevel.adjoints.root import Root
-from bilevel.adjoints.stationarity import Stationarity
+from bilevel.adjoints.smooth.implicit import Implicit
+from bilevel.adjoints.smooth.root import Root
+from bilevel.adjoints.smooth.stationarity import Stationarity
 from bilevel.errors import BatchFailed, ProblemError
 from bilevel.layers.answer import Answer, Report
 from bilevel.layers.kinks import warn_of_kinks
 from bilevel.layers.options import ON_FAILURE
 from bilevel.layers.smooth_report import judge, kinds
 from bilevel.problem.smooth import Instances, SmoothProblem, check_inputs
-from bilevel.problem.trees import still
-from bilevel.solvers.smooth.reduced import ReducedNewton
+from bilevel.problem.trees import detached
+from bilevel.solvers.smooth.reduced_newton import ReducedNewton
 from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task
-from bilevel.solvers.smooth.stationary import Stationary
+from bilevel.solvers.smooth.kkt_point import KKTPoint
 from bilevel.status import Status
 
 _INEQUALITIES = ("kkt", "barrier")
@@ -227,7 +227,7 @@ class SmoothBilevelLayer(nn.Module):
                 f"in_dims must be 0 or None for each of the {len(z)} inputs, not {dims!r}."
             )
         check_inputs(z, self._task.flat_start()[0].dtype)
-        return Instances(self._problem, *self._trees, still(z), in_dims)
+        return Instances(self._problem, *self._trees, detached(z), in_dims)
 
     def _start(self, count: int, warm: bool) -> tuple[Tensor, Tensor]:
         if warm and self._last is not None and len(self._last[0]) == count:
@@ -235,7 +235,7 @@ class SmoothBilevelLayer(nn.Module):
         x, y = (part.expand(count, -1).clone() for part in self._task.flat_start())
         return x, y
 
-    def _find(self, instances: Instances, x: Tensor, y: Tensor) -> Stationary:
+    def _find(self, instances: Instances, x: Tensor, y: Tensor) -> KKTPoint:
         solver = self._solver
         if not isinstance(solver, ReducedNewton):
             x, y = self._ask(solver, instances, x, y)
@@ -262,7 +262,7 @@ class SmoothBilevelLayer(nn.Module):
         return x, y
 
     def _differentiate(
-        self, found: Stationary, usable: Tensor, instances: Instances, z: tuple[Any, ...]
+        self, found: KKTPoint, usable: Tensor, instances: Instances, z: tuple[Any, ...]
     ) -> tuple[Tensor, Root | None]:
         """Return the answers with their derivatives; a fill where there is none."""
         if not bool(usable.any()):
@@ -271,7 +271,7 @@ class SmoothBilevelLayer(nn.Module):
         if not bool(usable.all()):
             z = instances.taken(z, usable)
             active = {name: getattr(st, name)[usable] for name in ("active_g", "active_G")}
-            st = replace(st, instances=instances.at(still(z)), **active)
+            st = replace(st, instances=instances.at(detached(z)), **active)
             u = u[usable]
         root = self._adjoint.leader(st, u, z)
         (value,) = root.answer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bilevel.adjoints.adjoint import GradientKind
 from bilevel.problem.precision import attainable
-from bilevel.solvers.smooth.answered import INDEFINITE
-from bilevel.solvers.smooth.stationary import Stationary
+from bilevel.solvers.smooth.follower_solution import INDEFINITE
+from bilevel.solvers.smooth.kkt_point import KKTPoint
 from bilevel.status import Status
 
 #: The largest norm of the optimality conditions with which an answer is passed on.
@@ -14,7 +14,7 @@ ACCEPTED = 1e-6
 _WEAK = 1e-7
 
 
-def judge(found: Stationary) -> tuple[tuple[Status, ...], dict[int, str]]:
+def judge(found: KKTPoint) -> tuple[tuple[Status, ...], dict[int, str]]:
     """Return the status of each instance, and a note where there is more to say."""
     status, notes, largest = [], {}, attainable(ACCEPTED, found.u)
     has_rows = found.st.t is None and bool(found.st.sizes[3])
@@ -36,7 +36,7 @@ def judge(found: Stationary) -> tuple[tuple[Status, ...], dict[int, str]]:
     return tuple(status), notes
 
 
-def kinds(found: Stationary) -> tuple[GradientKind, ...]:
+def kinds(found: KKTPoint) -> tuple[GradientKind, ...]:
     """Return what the gradient of each instance is."""
     named, largest, weak = [], attainable(ACCEPTED, found.u), attainable(_WEAK, found.u)
     is_smoothed = found.st.t is not None and bool(found.st.sizes[3] + found.st.sizes[5])

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel.adjoints import KKT, Cone
-from bilevel.adjoints.sparse import SparseFactor
+from bilevel.adjoints.convex.sparse import SparseFactor
 from bilevel.errors import BatchFailed, UnsupportedProblem
 from bilevel.layers.answer import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.layers.options import Options
@@ -44,8 +44,8 @@ def uses_sparse(adjoint: KKT | Cone, program: ParametricProgram) -> bool:
 
 
 @dataclass(frozen=True)
-class Found:
-    """Answers to a batch, with a factor for each; see ``bilevel.adjoints.kkt.Found``."""
+class SparseResponses:
+    """Answers to a batch, with a factor for each; see ``bilevel.adjoints.convex.kkt.Found``."""
 
     y: Array
     z: Array
@@ -77,7 +77,7 @@ class SparseSolver:
 
     def __call__(
         self, H: Array, q: Array, A: Array, b: Array, tolerance: float, with_weak: bool
-    ) -> Found:
+    ) -> SparseResponses:
         """Solve a batch; every answer is polished on its active rows and judged."""
         count, (m, n) = len(q), self._program.A.shape
         y, z, weak = np.zeros((count, n)), np.zeros((count, m)), np.zeros((count, m), bool)
@@ -99,7 +99,7 @@ class SparseSolver:
             if self._options.on_failure == "raise":
                 raise BatchFailed(self._program.who, tuple(status), notes)
             y[~usable] = z[~usable] = self._options.fill
-        return Found(y, z, usable, weak, margin, factors)
+        return SparseResponses(y, z, usable, weak, margin, factors)
 
 
 class _One:

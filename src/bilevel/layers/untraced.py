@@ -13,4 +13,4 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 #: ``untraced(function, *arguments)`` calls a function outside of what is compiled.
-untraced: Any = torch.compiler.disable(_call)
+compiler_disabled: Any = torch.compiler.disable(_call)

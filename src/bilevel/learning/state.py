@@ -26,7 +26,7 @@ class Position:
     seconds: float = 0.0
 
 
-class State:
+class TrainingState:
     """Weights, optimizer, scheduler, position and record of one run.
 
     Parameters

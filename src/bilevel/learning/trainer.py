@@ -20,7 +20,7 @@ from bilevel.learning.history import Epoch, FitStatus, History
 from bilevel.learning.plan import Plan
 from bilevel.learning.processes import Group, Interrupt, reseed
 from bilevel.learning.reports import bar, logging
-from bilevel.learning.state import State
+from bilevel.learning.state import TrainingState
 
 # Names the random stream of an evaluation; those of the steps are numbered from 0.
 _EVALUATION = 1 << 31
@@ -83,7 +83,7 @@ class Trainer:
             False,
             "validation data" if has_validation else "training data",
         )
-        self._state = State(plan, group, self._data, self._held_out)
+        self._state = TrainingState(plan, group, self._data, self._held_out)
         self._names = {id(p): name for name, p in plan.model.named_parameters()}
         objective = Objective(plan.model, plan.loss)
         # A loss need not use every parameter in every batch.

@@ -14,7 +14,7 @@ from bilevel.structure import Stance
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from bilevel.response.reaction_map import ReactionMap, Region
+    from bilevel.response.reaction_map.reaction_map import ReactionMap, Region
 
 _PER_REGION = 40
 _PER_SIDE = 41

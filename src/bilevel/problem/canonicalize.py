@@ -11,7 +11,7 @@ import numpy as np
 
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.expand import Expanded, Expander
-from bilevel.problem.followers import check_curvature, own_rows, value_row
+from bilevel.problem.follower_checks import check_curvature, own_rows, value_row
 from bilevel.problem.functions import Array, Rows
 from bilevel.problem.leaves import Leaf, make_leaf, parameter_value
 from bilevel.problem.level import Level, NotParametric

@@ -35,7 +35,7 @@ def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
     return optree.tree_map(function, tree)
 
 
-def still(tree: Any) -> Any:
+def detached(tree: Any) -> Any:
     """Return a tree whose tensors are detached."""
     return mapped(lambda leaf: leaf.detach(), tree)
 

@@ -3,7 +3,7 @@
 from bilevel.reformulate.encodings import SOS1, AbstractEncoding, BigM, Indicator, Product
 from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.lift import lift
-from bilevel.reformulate.pessimistic import InnerDual
+from bilevel.reformulate.inner_dual import InnerDual
 from bilevel.reformulate.reformulation import AbstractReformulation, Reformulated
 from bilevel.reformulate.strong_duality import StrongDuality
 from bilevel.reformulate.worst_answer import WorstAnswer

@@ -13,7 +13,7 @@ from bilevel.problem.standard import StandardForm
 from bilevel.program import Program
 from bilevel.reformulate.closed_bounds import network_bounds, packing_bounds
 from bilevel.reformulate.reformulation import begin
-from bilevel.reformulate.relaxation import MARGIN, extremes, relaxation, unit
+from bilevel.reformulate.mccormick import MARGIN, extremes, relaxation, unit
 from bilevel.response.answer import continuous_program, solve_continuous
 
 

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 
 from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
-from bilevel.reformulate.relaxation import extremes, relaxation
+from bilevel.reformulate.mccormick import extremes, relaxation
 
 _ENTRY = 1e-12
 

@@ -1,6 +1,6 @@
 """How a program says that one of two columns is zero.
 
-An encoding is an argument. ``pair`` writes complementarity of a multiplier and a slack; ``gate``
+An encoding is an argument. ``pair`` writes complementarity of a multiplier and a slack; ``implication``
 that a column is zero when a binary has a given value: so a product with a binary becomes linear.
 """
 
@@ -17,7 +17,7 @@ from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
 from bilevel.reformulate.bounds import multiplier_bounds, slack_bounds
 from bilevel.reformulate.builder import Builder
-from bilevel.reformulate.relaxation import box_of, product_columns
+from bilevel.reformulate.mccormick import box_of, product_columns
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PairBounds:
 class AbstractEncoding(ABC):
     """One way to write ``a >= 0, b >= 0, a * b = 0``."""
 
-    #: Whether products with a binary are written by ``gate`` instead of being left to the backend.
+    #: Whether products with a binary are written by ``implication`` instead of being left to the backend.
     linearizes: ClassVar[bool] = True
     #: Whether the encoding loses nothing; with bounds from the user it may.
     proved: bool = True
@@ -79,7 +79,7 @@ class AbstractEncoding(ABC):
         """
 
     @abstractmethod
-    def gate(self, builder: Builder, binary: int, active: int, target: int, name: str) -> None:
+    def implication(self, builder: Builder, binary: int, active: int, target: int, name: str) -> None:
         """Add: if ``binary`` equals ``active``, column ``target`` is zero."""
 
 
@@ -111,7 +111,7 @@ class SOS1(AbstractEncoding):
         del bounds
         builder.sos1(f"sos1[{name}]", (multiplier, slack))
 
-    def gate(self, builder: Builder, binary: int, active: int, target: int, name: str) -> None:
+    def implication(self, builder: Builder, binary: int, active: int, target: int, name: str) -> None:
         """See the abstract method."""
         switch = binary if active else builder.complement(binary)
         builder.sos1(f"sos1[{name}]", (target, switch))
@@ -143,7 +143,7 @@ class Indicator(AbstractEncoding):
         builder.indicator(switch, 0, multiplier, f"indicator[{name}.dual]")
         builder.indicator(switch, 1, slack, f"indicator[{name}.slack]")
 
-    def gate(self, builder: Builder, binary: int, active: int, target: int, name: str) -> None:
+    def implication(self, builder: Builder, binary: int, active: int, target: int, name: str) -> None:
         """See the abstract method."""
         builder.indicator(binary, active, target, f"indicator[{name}]")
 
@@ -227,7 +227,7 @@ class BigM(AbstractEncoding):
         builder.row([multiplier, switch], [1.0, -bounds[0]], 0.0, f"bigm[{name}.dual]")
         builder.row([slack, switch], [1.0, bounds[1]], bounds[1], f"bigm[{name}.slack]")
 
-    def gate(self, builder: Builder, binary: int, active: int, target: int, name: str) -> None:
+    def implication(self, builder: Builder, binary: int, active: int, target: int, name: str) -> None:
         """See the abstract method."""
         sides = zip((-1.0, 1.0), builder.bounds(target), strict=True)
         for sign, bound in sides:
@@ -280,7 +280,7 @@ class Product(AbstractEncoding):
         terms = [(multiplier, slack, 1.0)]
         builder.row([], [], self.eps, f"product[{name}]", products=terms)
 
-    def gate(self, builder: Builder, binary: int, active: int, target: int, name: str) -> None:
+    def implication(self, builder: Builder, binary: int, active: int, target: int, name: str) -> None:
         """See the abstract method; products with binaries are left to the backend."""
         factor = (target, binary, 1.0)
         linear = ([], []) if active else ([target], [1.0])

@@ -162,7 +162,7 @@ class Linearizer:
             on = builder.column(name, low, high, recipe=lambda w: w[k] * w[v])
             off = builder.column(f"not {name}", low, high, recipe=lambda w: w[v] - w[on])
             builder.row([v, on, off], [1.0, -1.0, -1.0], 0.0, name, equality=True)
-            self._encoding.gate(builder, k, 0, on, f"{name}=0")
-            self._encoding.gate(builder, k, 1, off, name)
+            self._encoding.implication(builder, k, 0, on, f"{name}=0")
+            self._encoding.implication(builder, k, 1, off, name)
             self._known[k, v] = on
         return self._known[k, v]

@@ -16,7 +16,7 @@ from bilevel.reformulate.reformulation import (
     add_multipliers,
     begin,
 )
-from bilevel.reformulate.worst_case import (
+from bilevel.reformulate.pessimistic_parts import (
     as_inequalities,
     dual_rows,
     follows_from_optimality,

@@ -10,7 +10,7 @@ from bilevel.problem.problem import Problem
 from bilevel.problem.standard import StandardForm
 from bilevel.reformulate.encodings import BigM
 from bilevel.reformulate.kkt import KKT
-from bilevel.reformulate.pessimistic import InnerDual
+from bilevel.reformulate.inner_dual import InnerDual
 from bilevel.reformulate.reformulation import refuse_cones
 from bilevel.reformulate.strong_duality import StrongDuality
 from bilevel.reformulate.worst_answer import WorstAnswer

@@ -13,7 +13,7 @@ from bilevel.problem.functions import Array, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Program, RawAnswer, Termination
 from bilevel.reformulate.kkt import KKT
-from bilevel.reformulate.pessimistic import InnerDual
+from bilevel.reformulate.inner_dual import InnerDual
 from bilevel.reformulate.primal_dual import root_inequalities
 from bilevel.reformulate.reformulation import AbstractReformulation, Reformulated
 from bilevel.reformulate.worst_answer import WorstAnswer
@@ -119,7 +119,7 @@ class Branching(AbstractSolver):
         else:
             outcome = single.judge(form, request, reformed, raw, first)
         return replace(
-            outcome.told_by(_BACKEND, raw, recorder.trace),
+            outcome.with_statistics(_BACKEND, raw, recorder.trace),
             note=f"{outcome.note} {note}".strip(),
             rest=None if raw.rest is None else Rest(raw.rest, tuple(recorder.trace), raw.seconds),
             earlier=0.0 if request.rest is None else request.rest.seconds,

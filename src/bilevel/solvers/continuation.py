@@ -13,7 +13,7 @@ from bilevel.errors import BackendError, ProblemError
 from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Progress, RawAnswer, Termination
-from bilevel.reformulate.relaxed import relaxed
+from bilevel.reformulate.scholtes import relaxed
 from bilevel.response.answer import solve_continuous
 from bilevel.solution import Tolerances
 from bilevel.solvers.completion import best_on_pattern, complete

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from bilevel.problem.functions import Array, Monomials, Rows
 from bilevel.problem.standard import LEADER, StandardForm
 from bilevel.program import Progress, Termination
-from bilevel.reformulate.outer import Outer
+from bilevel.reformulate.tangents import Outer
 from bilevel.reformulate.reformulation import Reformulated
 from bilevel.response.response import best_completion
 from bilevel.solvers.solver import Recorder, Request

@@ -15,13 +15,13 @@ from bilevel.problem.functions import Array, Objective
 from bilevel.problem.standard import StandardForm, is_convex
 from bilevel.program import Feature, Program, RawAnswer, Termination
 from bilevel.reformulate.encodings import SOS1, AbstractEncoding, BigM
-from bilevel.reformulate.outer import outer
+from bilevel.reformulate.tangents import outer
 from bilevel.reformulate.products import MOST_BITS
 from bilevel.reformulate.reformulation import Reformulated
 from bilevel.reformulate.strong_duality import StrongDuality, gap_name
 from bilevel.response.answer import solve_continuous
 from bilevel.response.response import is_nash
-from bilevel.solvers.bounded import with_floor
+from bilevel.solvers.unboundedness import with_floor
 from bilevel.solvers.decisions import Decisions
 from bilevel.solvers.diagnose import diagnose
 from bilevel.solvers.initial import initial_point
@@ -37,7 +37,7 @@ _FINISHED = (Termination.INFEASIBLE, Termination.INFEASIBLE_OR_UNBOUNDED)
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Exploration:
     """What a search ended with; ``proved`` tells whether its relaxation was one."""
 
     raw: RawAnswer
@@ -153,7 +153,7 @@ class OuterApproximation(AbstractSolver):
             stopped=found.raw.termination in (Termination.LIMIT, Termination.INTERRUPTED),
         )
 
-    def _explore(self, form: StandardForm, request: Request) -> _Found:
+    def _explore(self, form: StandardForm, request: Request) -> _Exploration:
         began = time.perf_counter()
         reformed, note = self._reformulate(form)
         relaxed = _relax(reformed.program)
@@ -176,7 +176,7 @@ class OuterApproximation(AbstractSolver):
         lowest = search.cutoff if raw.termination in _FINISHED else raw.bound
         if relaxed is None and lowest <= floor:  # max(F, floor) says nothing about F down there
             raw = replace(raw, termination=Termination.LIMIT, bound=-np.inf)
-        return _Found(raw, search, note, reformed.proved, tuple(recorder.trace))
+        return _Exploration(raw, search, note, reformed.proved, tuple(recorder.trace))
 
     def _reformulate(self, form: StandardForm) -> tuple[Reformulated, str]:
         if self.encoding is not None:
@@ -219,7 +219,7 @@ class OuterApproximation(AbstractSolver):
                 return replace(raw, termination=Termination.NUMERICAL, v=None, bound=bound)
             program = replace(program, rows=more)
 
-    def _judge(self, form: StandardForm, request: Request, found: _Found) -> Outcome:
+    def _judge(self, form: StandardForm, request: Request, found: _Exploration) -> Outcome:
         search, raw, finished = found.search, found.raw, found.is_complete
         if search.is_unbounded:
             return Outcome(Status.UNBOUNDED)
@@ -234,7 +234,7 @@ class OuterApproximation(AbstractSolver):
             failed = raw.termination is Termination.NUMERICAL
             return Outcome(Status.FAILED if failed else Status.NOT_FOUND, bound=bound, note=note)
         bound = min(search.cutoff if finished else bound, search.value)
-        status = Status.OPTIMAL if request.closes(search.value, bound) else Status.FEASIBLE
+        status = Status.OPTIMAL if request.gap_closed(search.value, bound) else Status.FEASIBLE
         if raw.termination is Termination.INTERRUPTED:
             note = f"{note} Interrupted: this is the best point so far.".strip()
         return Outcome(status, best, bound, note=note)

@@ -11,13 +11,13 @@ import scipy.sparse as sp
 from bilevel.errors import UnsupportedProblem
 from bilevel.problem.functions import Array, Objective
 from bilevel.problem.standard import LEADER, StandardForm, is_convex
-from bilevel.response.cells import Explorer
-from bilevel.response.domain import Domain
-from bilevel.response.joint import Joint, join, linear_rows
-from bilevel.response.parameters import answer_columns, parameter_columns, reasons_against
-from bilevel.response.polyhedra import Polyhedron
-from bilevel.response.quadratic import Minimum, minimise
-from bilevel.response.reaction_map import ReactionMap, Region
+from bilevel.response.reaction_map.cells import Explorer
+from bilevel.response.reaction_map.domain import Domain
+from bilevel.response.reaction_map.joint import Joint, join, linear_rows
+from bilevel.response.reaction_map.parameters import answer_columns, parameter_columns, reasons_against
+from bilevel.response.reaction_map.polyhedra import Polyhedron
+from bilevel.response.reaction_map.quadratic import Minimum, minimise
+from bilevel.response.reaction_map.reaction_map import ReactionMap, Region
 from bilevel.structure import Stance
 
 _NEAR = 1e-6

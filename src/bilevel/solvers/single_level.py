@@ -15,7 +15,7 @@ from bilevel.program import Program, RawAnswer, Termination
 from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.reformulation import AbstractReformulation, Reformulated
 from bilevel.response.response import optimistic_completion, respond
-from bilevel.solvers.bounded import may_be_unbounded, settle
+from bilevel.solvers.unboundedness import may_be_unbounded, settle
 from bilevel.solvers.completion import complete
 from bilevel.solvers.diagnose import diagnose
 from bilevel.solvers.initial import initial_point
@@ -71,7 +71,7 @@ class SingleLevel(AbstractSolver):
             guess = initial_point(form)
             first = None if guess is None else answered(form, guess)
         outcome = self.judge(form, request, reformed, raw, first)
-        return outcome.told_by(self.backend, raw, recorder.trace)
+        return outcome.with_statistics(self.backend, raw, recorder.trace)
 
     def answer(
         self,
@@ -146,7 +146,7 @@ class SingleLevel(AbstractSolver):
                 f"{note} The backend's bound {bound:.9g} was refuted by a verified point.".strip()
             )
             bound = -np.inf
-        status = Status.OPTIMAL if request.closes(value, bound) else Status.FEASIBLE
+        status = Status.OPTIMAL if request.gap_closed(value, bound) else Status.FEASIBLE
         if raw.termination is Termination.INTERRUPTED:
             note = f"{note} Interrupted: this is the best point so far.".strip()
         return Outcome(status, w, min(bound, value), multipliers, note=note)

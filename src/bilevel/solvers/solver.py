@@ -90,7 +90,7 @@ class Request:
             progress,
         )
 
-    def closes(self, value: float, bound: float) -> bool:
+    def gap_closed(self, value: float, bound: float) -> bool:
         """Return whether a value and a bound are close enough to claim optimality."""
         return abs(value - bound) <= self.atol + self.rtol * max(1.0, abs(value))
 
@@ -140,7 +140,7 @@ class Outcome:
     rest: Rest | None = field(default=None, repr=False)
     earlier: float = 0.0
 
-    def told_by(self, backend: str, raw: RawAnswer, trace: Iterable[Moment]) -> Outcome:
+    def with_statistics(self, backend: str, raw: RawAnswer, trace: Iterable[Moment]) -> Outcome:
         """Return this outcome with a backend's statistics."""
         return replace(
             self,

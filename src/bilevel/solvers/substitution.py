@@ -10,9 +10,9 @@ import numpy as np
 from bilevel.problem.functions import Array, Objective
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Progress, Termination
-from bilevel.response.polyhedra import Polyhedron
-from bilevel.response.quadratic import Minimum
-from bilevel.response.reaction import explore, has_answer
+from bilevel.response.reaction_map.polyhedra import Polyhedron
+from bilevel.response.reaction_map.quadratic import Minimum
+from bilevel.response.reaction_map.reaction import explore, has_answer
 from bilevel.response.response import worst_completion
 from bilevel.solvers.diagnose import diagnose
 from bilevel.solvers.pieces import (
@@ -117,7 +117,7 @@ class _Search:
         other answers. The border's own pieces then tell what the worst of those is worth.
         """
         least = self._minima[0][1].value
-        ties = [pair for pair in self._minima if self._request.closes(pair[1].value, least)]
+        ties = [pair for pair in self._minima if self._request.gap_closed(pair[1].value, least)]
         for piece, minimum in ties:
             v, depth = minimum.v, 0.0
             if minimum.minimisers is not None:
@@ -151,7 +151,7 @@ class _Search:
         bound = min(minimum.bound for _, minimum in self._minima)
         if not self._complete:
             return self._outcome(Status.FEASIBLE, w)
-        status = Status.OPTIMAL if self._request.closes(value, bound) else otherwise
+        status = Status.OPTIMAL if self._request.gap_closed(value, bound) else otherwise
         return replace(self._outcome(status, w), bound=min(bound, value))
 
     def _nothing(self) -> Outcome:

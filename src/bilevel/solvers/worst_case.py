@@ -10,7 +10,7 @@ import numpy as np
 from bilevel.errors import UnsupportedProblem
 from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
-from bilevel.reformulate.pessimistic import InnerDual
+from bilevel.reformulate.inner_dual import InnerDual
 from bilevel.response.extremes import extremes
 from bilevel.response.response import worst_completion
 from bilevel.solvers.single_level import SingleLevel
@@ -88,7 +88,7 @@ class WorstCase(AbstractSolver):
         if hopeful.status in _NOTHING_TO_FIND:
             return hopeful
         best = None if hopeful.w is None else _evaluate(form, hopeful.w)
-        if best is not None and request.closes(form.objective.evaluate(best), hopeful.bound):
+        if best is not None and request.gap_closed(form.objective.evaluate(best), hopeful.bound):
             note = "The optimistic optimum holds for every best answer."
             return replace(hopeful, w=best, status=Status.OPTIMAL, multipliers=(), note=note)
         if hopeful.stopped:
@@ -111,7 +111,7 @@ class WorstCase(AbstractSolver):
         recorder = Recorder(form, request)
         raw = self.exact.trusted_answer(form, reformed, request, recorder)
         outcome = self.exact.judge(form, request, reformed, raw)
-        basis = replace(outcome.told_by(self.exact.backend, raw, recorder.trace), w=None)
+        basis = replace(outcome.with_statistics(self.exact.backend, raw, recorder.trace), w=None)
         hopeful, bound = bound, max(bound, outcome.bound)
         best = _better(form, best, outcome.w)
         if best is None:
@@ -121,7 +121,7 @@ class WorstCase(AbstractSolver):
             rest = request.after(time.perf_counter() - began)
             return self._approached(form, rest, basis, bound, hopeful)
         value = form.objective.evaluate(best)
-        status = Status.OPTIMAL if request.closes(value, bound) else Status.FEASIBLE
+        status = Status.OPTIMAL if request.gap_closed(value, bound) else Status.FEASIBLE
         return replace(basis, status=status, w=best, bound=min(bound, value))
 
     def _approached(
@@ -146,7 +146,7 @@ class WorstCase(AbstractSolver):
         if not found:
             return replace(basis, status=Status.NOT_FOUND, bound=hopeful)
         value, w = min(found, key=lambda pair: pair[0])
-        if request.closes(value, bound):
+        if request.gap_closed(value, bound):
             return replace(basis, status=Status.OPTIMAL, w=w, bound=min(bound, value))
         shrinks = len(found) == len(_CAPS) and (
             found[1][0] - hopeful < 0.2 * (found[0][0] - hopeful)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from bilevel.backends.backend import AbstractBackend
-from bilevel.backends.compact import Compact
-from bilevel.backends.session import AbstractSession, NodeAnswer
+from bilevel.backends.tree.compact import Compact
+from bilevel.backends.tree.session import AbstractSession, NodeAnswer
 from bilevel.backends.tree.disjunctions import Disjunctions
 from bilevel.backends.tree.node import Settings
 from bilevel.backends.tree.search import Search
@@ -143,5 +143,5 @@ def _open(vendor: str, compact: Compact) -> AbstractSession:
         vendor, compact = "highs", compact.without_cost()
     if vendor == "rays":
         vendor, compact = "highs", compact.recession()
-    module = import_module(f"bilevel.backends.{vendor}_session")
+    module = import_module(f"bilevel.backends.tree.{vendor}_session")
     return module.SESSION(compact)

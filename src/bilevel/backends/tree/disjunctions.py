@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bilevel.backends.compact import Compact
+from bilevel.backends.tree.compact import Compact
 from bilevel.problem.functions import Array
 from bilevel.program import Program
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
-from bilevel.backends.session import NodeAnswer
+from bilevel.backends.tree.session import NodeAnswer
 from bilevel.backends.tree.disjunctions import Change
 
 

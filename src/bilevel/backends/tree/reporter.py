@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bilevel.backends.tree.node import Node
-from bilevel.backends.tree.state import State
+from bilevel.backends.tree.state import SearchState
 from bilevel.program import Progress
 
 _SILENCE = 0.1
@@ -26,7 +26,7 @@ class Reporter:
         self._progress = progress
         self._last = -np.inf
 
-    def __call__(self, state: State, current: Node | None, seconds: float, at_once: bool) -> bool:
+    def __call__(self, state: SearchState, current: Node | None, seconds: float, at_once: bool) -> bool:
         """Tell, if it is time, and return whether to stop."""
         if self._progress is None or (not at_once and seconds - self._last < _SILENCE):
             return False

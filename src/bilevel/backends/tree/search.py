@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from bilevel.backends.compact import Compact
-from bilevel.backends.session import AbstractSession, NodeAnswer
+from bilevel.backends.tree.compact import Compact
+from bilevel.backends.tree.session import AbstractSession, NodeAnswer
 from bilevel.backends.tree.disjunctions import Change, Disjunctions
 from bilevel.backends.tree.node import Node, Settings, gain
 from bilevel.backends.tree.reporter import Reporter
-from bilevel.backends.tree.rule import score
-from bilevel.backends.tree.state import State
+from bilevel.backends.tree.pseudocosts import score
+from bilevel.backends.tree.state import SearchState
 from bilevel.problem.functions import Array
 from bilevel.program import Limits, Program, RawAnswer, Termination
 
@@ -55,7 +55,7 @@ class Search:
         self._session, self._points = session, points
         self._limits, self._settings = limits, settings
         self._choices = Disjunctions(program, compact)
-        self._state = State.begin(program, compact, len(self._choices), limits.rest)
+        self._state = SearchState.begin(program, compact, len(self._choices), limits.rest)
         self._began = time.perf_counter()
         self._current: Node | None = None  # being looked at
         self._improving = _FIRST_ANSWER

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from bilevel.backends.compact import Compact
+from bilevel.backends.tree.compact import Compact
 from bilevel.backends.tree.node import Node
-from bilevel.backends.tree.rule import Pseudocosts
+from bilevel.backends.tree.pseudocosts import Pseudocosts
 from bilevel.problem.functions import Array
 from bilevel.program import Program
 
 
 @dataclass
-class State:
+class SearchState:
     """The open nodes and what has been learnt.
 
     Parameters
@@ -60,11 +60,11 @@ class State:
     seconds: float = 0.0
 
     @staticmethod
-    def begin(program: Program, compact: Compact, disjunctions: int, rest: Any = None) -> State:
+    def begin(program: Program, compact: Compact, disjunctions: int, rest: Any = None) -> SearchState:
         """Return a copy of ``rest`` if it belongs to the program, or a fresh state."""
         if belongs(rest, program):
             return deepcopy(rest)
-        return State(b"", compact.low.copy(), compact.high.copy(), Pseudocosts(disjunctions))
+        return SearchState(b"", compact.low.copy(), compact.high.copy(), Pseudocosts(disjunctions))
 
     def push(self, node: Node) -> None:
         """Add an open node."""
@@ -84,7 +84,7 @@ class State:
         active = np.inf if current is None else current.bound
         return min(waiting, active, self.closed, self.value)
 
-    def saved(self, program: Program, seconds: float) -> State:
+    def saved(self, program: Program, seconds: float) -> SearchState:
         """Return a copy to keep; what belongs to a vendor's memory is left out."""
         heap = [replace(node, answer=replace(node.answer, warm=None)) for node in self.heap]
         mark, costs = mark_of(program), deepcopy(self.costs)
@@ -93,7 +93,7 @@ class State:
 
 def belongs(rest: Any, program: Program) -> bool:
     """Return whether a search that was kept is one of this program."""
-    return isinstance(rest, State) and rest.mark == mark_of(program)
+    return isinstance(rest, SearchState) and rest.mark == mark_of(program)
 
 
 def mark_of(program: Program) -> bytes:

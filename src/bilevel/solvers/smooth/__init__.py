@@ -1,10 +1,10 @@
 """Solvers of smooth problems; they need torch."""
 
-from bilevel.solvers.smooth.descent import HypergradientDescent
-from bilevel.solvers.smooth.follower import Newton
-from bilevel.solvers.smooth.reduced import ReducedNewton
+from bilevel.solvers.smooth.hypergradient_descent import HypergradientDescent
+from bilevel.solvers.smooth.newton import Newton
+from bilevel.solvers.smooth.reduced_newton import ReducedNewton
 from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task
-from bilevel.solvers.smooth.stochastic import SOBA
+from bilevel.solvers.smooth.soba import SOBA
 
 __all__ = [
     "SOBA",

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bilevel.adjoints.implicit import Implicit
-from bilevel.adjoints.stationarity import Stationarity
-from bilevel.adjoints.unrolled import Unrolled
+from bilevel.adjoints.smooth.implicit import Implicit
+from bilevel.adjoints.smooth.stationarity import Stationarity
+from bilevel.adjoints.smooth.unrolled import Unrolled
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.smooth import SmoothProblem
-from bilevel.problem.trees import leaves, still
-from bilevel.solvers.smooth.follower import Newton
+from bilevel.problem.trees import leaves, detached
+from bilevel.solvers.smooth.newton import Newton
 from bilevel.solvers.smooth.solver import Task
 
 Answerer = Newton | Callable[..., Any]
@@ -54,7 +54,7 @@ def answer(follower: Answerer, task: Task, st: Stationarity, x: Any, y: Any) -> 
     """
     shape_x, shape_y = task.trees
     if not isinstance(follower, Newton):
-        found = still(follower(x, y, *task.z))
+        found = detached(follower(x, y, *task.z))
         shape_y.flat(found)
         return found
     flat_x, flat_y = shape_x.flat(x).unsqueeze(0), shape_y.flat(y).unsqueeze(0)

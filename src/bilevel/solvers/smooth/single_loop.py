@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bilevel.adjoints.implicit import Implicit
-from bilevel.adjoints.stationarity import Stationarity
+from bilevel.adjoints.smooth.implicit import Implicit
+from bilevel.adjoints.smooth.stationarity import Stationarity
 from bilevel.errors import ProblemError
 from bilevel.problem.precision import attainable
-from bilevel.problem.trees import flatten, mapped, still, unflatten
+from bilevel.problem.trees import flatten, mapped, detached, unflatten
 from bilevel.program import Progress
 from bilevel.smooth_solution import SmoothSolution
-from bilevel.solvers.smooth.counting import Tally
-from bilevel.solvers.smooth.follower import is_minimum
+from bilevel.solvers.smooth.oracle_calls import Tally
+from bilevel.solvers.smooth.newton import is_minimum
 from bilevel.solvers.smooth.hypergradient import answer, hypergradient, leaf, project
-from bilevel.solvers.smooth.minibatch import (
+from bilevel.solvers.smooth.soba_sampling import (
     Memory,
-    Point,
+    Iterate,
     Sampler,
     curvature,
     directions,
@@ -32,7 +32,7 @@ from bilevel.solvers.smooth.minibatch import (
 from bilevel.solvers.smooth.solver import ANSWERED, Task
 
 if TYPE_CHECKING:
-    from bilevel.solvers.smooth.stochastic import SOBA
+    from bilevel.solvers.smooth.soba import SOBA
 
 #: Products for the first estimate of the follower's curvature.
 _PRODUCTS = 16
@@ -58,7 +58,7 @@ class Walk:
         self._solver, self._task, self._began = solver, task, time.perf_counter()
         x, y = (mapped(leaf, part) for part in task.start)
         self._leaves, self._spec = flatten(x)
-        self._y = task.trees[1].flat(still(y)).clone()
+        self._y = task.trees[1].flat(detached(y)).clone()
         self._v = torch.zeros_like(self._y)
         self._optimizer = solver.optimizer(self._leaves)
         if isinstance(self._optimizer, torch.optim.LBFGS):
@@ -85,9 +85,9 @@ class Walk:
     def _x(self) -> Any:
         return unflatten(self._spec, self._leaves)
 
-    def _here(self) -> Point:
+    def _here(self) -> Iterate:
         trees = self._task.trees
-        return Point(trees[0].flat(still(self._x())), self._y, self._v, trees, self._task.z)
+        return Iterate(trees[0].flat(detached(self._x())), self._y, self._v, trees, self._task.z)
 
     def prepare(self) -> None:
         """Check that the objectives are means, and choose the follower's step."""
@@ -170,7 +170,7 @@ class Walk:
         """Return the point where the search ended, judged on all data."""
         solver, shapes = self._solver, self._task.trees
         task = replace(self._task, problem=self._tally.watch(self._task.problem))
-        st, x = task.stationarity(), still(self._x())
+        st, x = task.stationarity(), detached(self._x())
         if solver.polish is not None:
             found = answer(solver.polish, task, st, x, shapes[1].tree(self._y))
             self._y = shapes[1].flat(found)
@@ -195,5 +195,5 @@ def _norm(task: Task, st: Stationarity, x: Tensor, y: Tensor) -> float:
     return hypergradient(task.problem, Implicit(), tree, task.trees[1].tree(y[0]), task.z).norm
 
 
-def _leaves(at: Point, vector: Tensor) -> list[Tensor]:
+def _leaves(at: Iterate, vector: Tensor) -> list[Tensor]:
     return flatten(at.trees[0].tree(vector))[0]

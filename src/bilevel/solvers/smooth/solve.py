@@ -11,8 +11,8 @@ from bilevel.errors import ProblemError, SolveFailed
 from bilevel.problem.smooth import SmoothProblem
 from bilevel.program import Progress
 from bilevel.smooth_solution import SmoothSolution
-from bilevel.solvers.smooth.descent import HypergradientDescent
-from bilevel.solvers.smooth.reduced import ReducedNewton
+from bilevel.solvers.smooth.hypergradient_descent import HypergradientDescent
+from bilevel.solvers.smooth.reduced_newton import ReducedNewton
 from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task
 
 #: Up to this many unknowns of all optimality conditions, matrices are built.

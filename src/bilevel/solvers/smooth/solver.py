@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from bilevel.adjoints.stationarity import Hessian, Stationarity
+from bilevel.adjoints.smooth.stationarity import Hessian, Stationarity
 from bilevel.errors import ProblemError
 from bilevel.problem.precision import attainable
 from bilevel.problem.smooth import Instances, SmoothProblem
@@ -20,8 +20,8 @@ from bilevel.problem.trees import Tree
 from bilevel.program import Progress
 from bilevel.smooth_solution import SmoothSolution
 from bilevel.solution import Stats
-from bilevel.solvers.smooth.answered import INDEFINITE
-from bilevel.solvers.smooth.counting import Tally
+from bilevel.solvers.smooth.follower_solution import INDEFINITE
+from bilevel.solvers.smooth.oracle_calls import Tally
 from bilevel.status import Status
 
 #: A follower's answer with a larger norm of its optimality conditions is none.

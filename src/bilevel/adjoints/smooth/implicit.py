@@ -1,0 +1,208 @@
+"""Derivatives of smooth answers by the implicit function theorem, matrix-free."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel.adjoints.smooth.krylov import Product, Solved, cg, diagonal, direct, minres
+from bilevel.adjoints.smooth.nested import nested
+from bilevel.adjoints.smooth.root import Root
+from bilevel.adjoints.smooth.stationarity import ACTIVE, Hessian, Scalar, Stationarity
+from bilevel.errors import BilevelWarning, ProblemError
+from bilevel.problem.precision import attainable
+from bilevel.problem.smooth import Instances, SmoothProblem
+from bilevel.problem.trees import Tree, flatten, detached, unflatten
+
+_METHODS = ("auto", "dense", "minres", "cg", "nested")
+_DENSE = 128
+
+
+@dataclass(frozen=True)
+class Implicit:
+    """Theorem 2 of BIGRAD: one symmetric linear system, by products alone or dense.
+
+    .. code-block:: text
+
+        H q = -dL/du,    dL/dz = L_z + d/dz (q' grad_u l(u; z)),    H = second derivative of l
+
+    ``l`` is the scalar of ``adjoints.stationarity`` whose stationary point ``u`` holds the answer.
+    All third derivatives are in it. Memory is a fixed number of vectors of the size of ``u``.
+
+    Parameters
+    ----------
+    method
+        ``"dense"`` builds ``H``; ``"cg"`` and ``"minres"`` multiply with it, the first for a
+        follower alone, whose ``H`` is positive definite; ``"nested"`` is the paper's algorithm for
+        a whole problem, GMRES around conjugate gradients. ``"auto"`` takes ``"dense"`` up to 128
+        unknowns, else ``"cg"`` for a follower without constraints and ``"minres"`` otherwise.
+    rtol
+        Relative residual at which an iteration stops.
+    limit
+        Most products with ``H``.
+    precondition
+        Function of ``(B, n)`` that approximates the product with the inverse of ``H``; positive
+        definite. Without one, conjugate gradients take the diagonal of ``H`` where they can
+        estimate it well enough from four products.
+
+    Notes
+    -----
+    The answer must satisfy its optimality conditions: ``residual`` tells by how much it does not,
+    and above 1e-5 a warning says that the result is no derivative of the answer.
+
+    References
+    ----------
+    BIGRAD, Theorem 2, Algorithm 1 and appendix A.6.
+
+    Examples
+    --------
+    >>> import bilevel as bl, torch
+    >>> from bilevel import adjoints
+    >>> problem = bl.SmoothProblem(
+    ...     F=lambda x, y: (y - 1) ** 2, f=lambda x, y: (x.exp() * y - 2) ** 2
+    ... )
+    >>> x = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)
+    >>> y = adjoints.Implicit().attach(problem, x, torch.tensor(2.0, dtype=torch.float64))
+    >>> problem.F(x, y).backward()
+    >>> print(x.grad.item())
+    -4.0
+    """
+
+    method: str = "auto"
+    rtol: float = 1e-10
+    limit: int = 10_000
+    precondition: Product | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.method not in _METHODS:
+            raise ProblemError(f"Implicit's method must be one of {_METHODS}, not {self.method!r}.")
+        if not 0 < self.rtol < 1 or self.limit < 1:
+            raise ProblemError("Implicit needs 0 < rtol < 1 and limit >= 1.")
+
+    def attach(self, problem: SmoothProblem, x: Any, y: Any, *z: Any) -> Any:
+        """Return a follower's answer ``y`` with its derivative in ``x``, ``z`` and all captured.
+
+        Parameters
+        ----------
+        problem
+            Whose follower answers.
+        x, z
+            The leader's decision and the inputs, each a tensor or a tree of tensors.
+        y
+            The follower's answer to them, found by any means; its own gradient is dropped.
+
+        Returns
+        -------
+        tensor or tree of tensors
+            ``y``, with the implicit derivative.
+
+        Raises
+        ------
+        ProblemError
+            If the functions do not take these tensors.
+
+        Warns
+        -----
+        BilevelWarning
+            If ``y`` is no answer: the residual of its optimality conditions is above 1e-5.
+        """
+        root, shape_y = self.root(problem, x, y, z)
+        return shape_y.tree(root.answer[0][0, : shape_y.size])
+
+    def root(
+        self, problem: SmoothProblem, x: Any, y: Any, z: Sequence[Any], start: Tensor | None = None
+    ) -> tuple[Root, Tree]:
+        """Return a follower's answer as a root, and the shapes of ``y``, its first entries.
+
+        Parameters
+        ----------
+        problem, x, y, z
+            As in ``attach``.
+        start
+            A first guess at the linear system's solution, such as ``solved.x`` of a root nearby.
+        """
+        shape_x, shape_y = Tree(x, "x"), Tree(y, "y")
+        flat_x, flat_y = shape_x.flat(x, copy=False), shape_y.flat(y, copy=False).detach()
+        flat_x, flat_y = flat_x.unsqueeze(0), flat_y.unsqueeze(0)
+        instances = Instances(problem, shape_x, shape_y, detached(tuple(z)))
+        st, w = Stationarity.of(instances, flat_x.detach(), flat_y).recover(flat_x.detach(), flat_y)
+        _warn_of_rows_without_force(st, flat_x.detach(), w)
+        return self.follower(st, flat_x, w, z, start), shape_y
+
+    def follower(
+        self, st: Stationarity, x: Tensor, w: Tensor, z: Sequence[Any], start: Tensor | None = None
+    ) -> Root:
+        """Return the root that is a follower's answer ``w`` to ``x`` and ``z``."""
+        leaves, spec = flatten(tuple(z))
+
+        def make(own: Sequence[Tensor]) -> Scalar:
+            at, given = st.at(unflatten(spec, own[1:])), own[0]
+            return lambda w: at.follower(given, w)
+
+        definite = st.follower_size == st.sizes[1]
+        return Root(self, make, w, [x, *leaves], definite, start)
+
+    def leader(
+        self, st: Stationarity, u: Tensor, z: Sequence[Any], start: Tensor | None = None
+    ) -> Root:
+        """Return the root that is the answer ``u`` of a whole problem to ``z``."""
+        leaves, spec = flatten(tuple(z))
+
+        def make(own: Sequence[Tensor]) -> Scalar:
+            return st.at(unflatten(spec, own)).leader
+
+        root = Root(self, make, u, leaves, False, start)
+        if self.method == "nested":
+            root.other = lambda own, b: nested(st.at(unflatten(spec, own)), u, b, self)
+        return root
+
+    def solve(self, H: Hessian, b: Tensor, definite: bool, start: Tensor | None = None) -> Solved:
+        """Solve ``H q = b`` for each instance.
+
+        Parameters
+        ----------
+        H
+            The second derivative.
+        b
+            Shape ``(B, n)``.
+        definite
+            Whether ``H`` ought to be positive definite.
+        start
+            A first guess.
+        """
+        method = self.method
+        if method in ("auto", "nested"):
+            method = "dense" if b.shape[-1] <= _DENSE else "cg" if definite else "minres"
+        if method == "dense":
+            return direct(H.dense(), b, definite)
+        M, rtol, limit = self.precondition, attainable(self.rtol, b, 10), self.limit
+        if method == "cg":
+            helper, used = diagonal(H, b) if M is None else (M, 0)
+            found = cg(H, b, start=start, precondition=helper, rtol=rtol, limit=limit)
+            products = found.products + used
+            if bool(found.is_positive.all()):
+                return replace(found, products=products)
+            again = minres(H, b, precondition=M, rtol=rtol, limit=limit)
+            return Solved(again.x, again.residual, products + again.products, found.is_positive)
+        return minres(H, b, start=start, precondition=M, rtol=rtol, limit=limit)
+
+
+def _warn_of_rows_without_force(st: Stationarity, x: Tensor, w: Tensor) -> None:
+    if not st.sizes[3]:
+        return
+    m, p = st.sizes[1:3]
+    with torch.no_grad():
+        slack = -st.instances.vector("g", x, w[:, :m])
+    weak = torch.maximum(w[:, m + p :], slack).amin()
+    if float(weak) <= attainable(ACTIVE, w):
+        warnings.warn(
+            "A row of the follower's g is active with multiplier zero: its answer has a kink "
+            "there, and the derivative is that of one side.",
+            BilevelWarning,
+            stacklevel=4,
+        )
