@@ -1,0 +1,1 @@
+"""Derivatives of the answer of both levels at once."""

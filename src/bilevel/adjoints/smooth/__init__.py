@@ -1,0 +1,1 @@
+"""Derivatives of answers of problems written as torch functions."""

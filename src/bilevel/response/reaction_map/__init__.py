@@ -1,0 +1,1 @@
+"""The reaction map: every best response of one follower, as a piecewise affine function."""
