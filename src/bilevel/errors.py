@@ -146,7 +146,8 @@ class BatchFailed(BilevelError, RuntimeError):
     """
 
     def __init__(self, who: str, status: tuple[Status, ...], notes: dict[int, str]) -> None:
-        self.status, self.notes = status, dict(notes)
+        self.status = status
+        self.notes = dict(notes)
         self.instances = tuple(i for i, one in enumerate(status) if not one.has_point)
         reasons = [
             f"instance {i}: {status[i].name}{f' ({notes[i]})' if i in notes else ''}"

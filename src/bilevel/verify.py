@@ -147,7 +147,8 @@ def _check_followers(form: StandardForm, w: Array, tolerances: Tolerances) -> li
         if found.termination is not Termination.OPTIMAL and violation <= tolerances.violation:
             found = answer(form, k, w, CHECK_ROUTES, admit=True)
         value = _own_value(form, k, w)
-        notes, gap = [], np.inf
+        notes = []
+        gap = np.inf
         if found.termination is Termination.OPTIMAL:
             gap = max(value - found.bound, 0.0) / max(1.0, abs(found.value))
         elif found.termination is Termination.INFEASIBLE:
@@ -169,7 +170,8 @@ def _own_value(form: StandardForm, k: int, w: Array) -> float:
 
 
 def _violations(form: StandardForm, w: Array) -> tuple[float, float, float]:
-    columns, leader = form.columns, ~form.follower_mask
+    columns = form.columns
+    leader = ~form.follower_mask
     rows = form.rows.violation(w)
     bounds = np.maximum(columns.lower - w, w - columns.upper)[leader].max(initial=0.0)
     own = max(float(rows[~form.coupled_rows].max(initial=0.0)), float(bounds), 0.0)
@@ -186,7 +188,8 @@ def _pessimistic_verdict(
     if ends.pessimistic is None:
         return False, ["The worst value at this decision is unknown, so nothing is certified."]
     better = (leader_value - ends.pessimistic) * form.objective.sign
-    notes, accepted = [], True
+    notes = []
+    accepted = True
     if better < -tolerances.gap * max(1.0, abs(ends.pessimistic)) * 10:
         accepted = False
         notes.append(

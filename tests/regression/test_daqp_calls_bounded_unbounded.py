@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bilevel as bl
-from bilevel.backends.tree.compact import Compact
 from bilevel.backends.tree import _session
+from bilevel.backends.tree.compact import Compact
 from bilevel.problem.functions import Monomials, Objective, Rows
 from bilevel.program import Program, Termination
 

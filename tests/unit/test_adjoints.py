@@ -15,8 +15,8 @@ from bilevel.adjoints import KKT, Cone, GradientKind, barrier, kernels, saddle
 from bilevel.adjoints.convex.cone import Linear
 from bilevel.adjoints.convex.exponential import project as project_exponential
 from bilevel.adjoints.convex.exponential import project_dual
-from bilevel.adjoints.function import AbstractRule, apply
 from bilevel.adjoints.convex.projections import derivative, distance_to_kink, project
+from bilevel.adjoints.function import AbstractRule, apply
 from bilevel.errors import UnsupportedDerivative
 from bilevel.layers import FollowerLayer
 from bilevel.problem.cones import Kind

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bilevel import backends
-from bilevel.backends.tree.compact import Compact
 from bilevel.backends.tree import _session
+from bilevel.backends.tree.compact import Compact
 from bilevel.backends.tree.search import Search
 from bilevel.errors import BackendError
 from bilevel.problem.functions import Monomials, Objective, Rows

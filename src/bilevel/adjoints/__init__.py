@@ -2,8 +2,8 @@
 
 from bilevel.adjoints.adjoint import Diagnosis, GradientKind
 from bilevel.adjoints.convex.cone import Cone
-from bilevel.adjoints.smooth.implicit import Implicit
 from bilevel.adjoints.convex.kkt import KKT
+from bilevel.adjoints.smooth.implicit import Implicit
 from bilevel.adjoints.smooth.unrolled import Unrolled
 
 __all__ = ["KKT", "Cone", "Diagnosis", "GradientKind", "Implicit", "Unrolled"]

@@ -86,7 +86,8 @@ class Diagnosis:
         """Return which rows of a program are active without force, by instance."""
         if self.is_exact or self.weak.shape[-1] != program.m:
             return {}
-        found, names = {}, program.row_names
+        found = {}
+        names = program.row_names
         for i in np.flatnonzero(self.weak.any(-1)).tolist():
             rows = [names[k] for k in np.flatnonzero(self.weak[i])]
             more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -67,7 +67,8 @@ class Differentiable(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keep inputs and outputs for the vector-Jacobian product."""
         rule, *tensors = inputs
-        ctx.rule, ctx.count = rule, len(tensors)
+        ctx.rule = rule
+        ctx.count = len(tensors)
         if rule.differentiable is not None:
             ctx.mark_non_differentiable(*output[rule.differentiable :])
         ctx.set_materialize_grads(False)
@@ -77,7 +78,8 @@ class Differentiable(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         """Return the rule's vector-Jacobian product."""
         saved = ctx.saved_tensors
-        inputs, outputs = saved[: ctx.count], saved[ctx.count :]
+        inputs = saved[: ctx.count]
+        outputs = saved[ctx.count :]
         if ctx.rule.order == 1 and torch.is_grad_enabled():
             # Only the caller's wish for a graph switches this on in a backward pass.
             found = ctx.rule.backward(inputs, outputs, grads)
@@ -163,3 +165,11 @@ def is_plain() -> bool:
 # Where no transform is active this is all that ``apply`` does, but for inspecting the signature of
 # ``forward`` to fill in defaults, which takes longer than solving a small program.
 _record: Any = super(torch.autograd.Function, Differentiable).apply  # type: ignore[misc]
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+#: ``compiler_disabled(function, *arguments)`` calls what ``torch.compile`` cannot trace.
+compiler_disabled: Any = torch.compiler.disable(_call)

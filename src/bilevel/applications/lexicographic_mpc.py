@@ -126,7 +126,8 @@ def lexicographic_mpc(
     >>> print(solution.status.name, round(mpc.violation(solution), 3))
     OPTIMAL 0.5
     """
-    A, B = _matrix(A, "A"), _matrix(B, "B")
+    A = _matrix(A, "A")
+    B = _matrix(B, "B")
     states, inputs = B.shape
     if A.shape != (states, states):
         raise ProblemError(
@@ -141,7 +142,8 @@ def lexicographic_mpc(
     limited = np.flatnonzero(np.isfinite(most_state))
     if not len(limited):
         raise ProblemError("state_limit has no finite entry, so that there is no first priority.")
-    Q, R = _cost(Q, states, "Q"), _cost(R, inputs, "R")
+    Q = _cost(Q, states, "Q")
+    R = _cost(R, inputs, "R")
 
     present = cp.Parameter(states, name="state")
     u = cp.Variable((int(horizon), inputs), name="input")
@@ -149,7 +151,8 @@ def lexicographic_mpc(
     rows = [slack >= 0]
     rows += [u[:, [j]] <= most_input[j] for j in range(inputs)]
     rows += [u[:, [j]] >= -most_input[j] for j in range(inputs)]
-    x, cost = present, 0.0
+    x = present
+    cost = 0.0
     for k in range(int(horizon)):
         x = A @ x + B @ u[k]
         size = most_state[limited] + slack[k]

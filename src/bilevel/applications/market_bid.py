@@ -101,7 +101,8 @@ class MarketBid:
 
     def profit(self, solution: Solution) -> float:
         """Return price less cost, times output, over the own units."""
-        prices, outputs = self.prices(solution), self.outputs(solution)
+        prices = self.prices(solution)
+        outputs = self.outputs(solution)
         own = self.generators[: self.n_owned]
         return sum((prices[unit.node] - unit.cost) * outputs[unit.name] for unit in own)
 
@@ -221,7 +222,8 @@ def _clearing(
 ) -> tuple[Follower, cp.Variable, Any]:
     """Return the operator, the multiplier of its balances, and the producer's profit, linear."""
     offer, quantity, output = variables
-    n_owned, served = offer.size, np.flatnonzero(load)
+    n_owned = offer.size
+    served = np.flatnonzero(load)
     cost = np.array([unit.cost for unit in units])
     capacity = np.array([unit.capacity for unit in units])
     shed = cp.Variable(len(served), name="shed")
@@ -230,7 +232,8 @@ def _clearing(
     surplus = surplus + np.eye(len(load))[:, served] @ shed
     # Rows with a constant right-hand side: what they take from the consumers' payment.
     limits: list[tuple[Any, Array]] = [(shed, load[served])]
-    payment, others = offer @ output[:n_owned], slice(n_owned, None)
+    payment = offer @ output[:n_owned]
+    others = slice(n_owned, None)
     if n_owned < len(units):
         payment = payment + cost[others] @ output[others]
         limits.append((output[others], capacity[others]))

@@ -135,7 +135,8 @@ def _clearing(where: dict[str, Hashable], capacity: Array, network: PowerNetwork
     rise = cp.Parameter(count, nonneg=True, name="rise")
     demand = cp.Parameter(len(network.nodes), name="demand")
     output = cp.Variable(count, name="output")
-    decided, missing = [output], demand - network.incidence(where.values()) @ output
+    decided = [output]
+    missing = demand - network.incidence(where.values()) @ output
     rows = []
     if network.flow.shape[1]:
         angle = cp.Variable(network.flow.shape[1], name="angle")

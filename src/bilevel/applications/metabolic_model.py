@@ -77,7 +77,8 @@ class MetabolicModel:
     formulas: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
-        n, m = len(self.reactions), len(self.metabolites)
+        n = len(self.reactions)
+        m = len(self.metabolites)
         S = sp.csr_array(self.S, dtype=float)
         bounds = [np.array(bound, dtype=float) for bound in (self.lower, self.upper)]
         has_gene = np.array(self.has_gene, dtype=bool)
@@ -154,7 +155,8 @@ class MetabolicModel:
         uptake = dict(uptake or {})
         if anaerobic:
             uptake[self._oxygen()] = 0.0
-        lower, upper = self.lower.copy(), self.upper.copy()
+        lower = self.lower.copy()
+        upper = self.upper.copy()
         for name, bound in uptake.items():
             column, sign = self.exchange(name)
             if self.S[:, [column]].nnz != 1:
@@ -176,7 +178,8 @@ class MetabolicModel:
 
     def without(self, knockouts: Iterable[str]) -> MetabolicModel:
         """Return the cell after the removal of reactions: their fluxes are 0."""
-        lower, upper = self.lower.copy(), self.upper.copy()
+        lower = self.lower.copy()
+        upper = self.upper.copy()
         listed = [knockouts] if isinstance(knockouts, str) else list(knockouts)
         removed = [self.index(reaction) for reaction in listed]
         lower[removed] = upper[removed] = 0.0

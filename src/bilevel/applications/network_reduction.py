@@ -113,12 +113,15 @@ def reduce_network(cell: MetabolicModel, biomass: int, floor: float) -> ReducedN
     >>> print(reduce_network(cell, 3, 5.0).T.shape[1])
     4
     """
-    lower, upper = cell.lower.copy(), cell.upper.copy()
+    lower = cell.lower.copy()
+    upper = cell.upper.copy()
     lower[biomass] = max(lower[biomass], floor)
     T, _ = _merge(cell.S)
     least, most = _ranges(_independent(cell.S @ T), *_bounds(T, lower, upper))
     alive = (least < -ZERO) | (most > ZERO)
-    T, least, most = T[:, alive], least[alive], most[alive]
+    T = T[:, alive]
+    least = least[alive]
+    most = most[alive]
     # Metabolites whose other reactions are blocked now have two left.
     M, kept = _merge(cell.S @ T)
     T = sp.csr_array(T @ M)
@@ -146,7 +149,8 @@ def follower_rows(
     # A limit of 0 stays 0 under a knockout; where no flux goes beyond 0 anyway, no row is needed.
     most = np.minimum(network.upper, network.most + 1e-3 * np.abs(network.most))[groups]
     least = np.maximum(network.lower, network.least - 1e-3 * np.abs(network.least))[groups]
-    up, down = np.flatnonzero(most > ZERO), np.flatnonzero(least < -ZERO)
+    up = np.flatnonzero(most > ZERO)
+    down = np.flatnonzero(least < -ZERO)
     if len(up):
         rows.append(flux[groups[up]] + cp.multiply(most[up], removed[up]) <= most[up])
     if len(down):
@@ -160,10 +164,14 @@ def follower_rows(
 
 def _merge(A: Any) -> tuple[Any, Array]:
     """Return ``M`` and ``kept`` with ``u = M u[kept]`` for all ``A u == 0``, by rows of two."""
-    M, kept = sp.csr_array(sp.eye_array(A.shape[1])), np.arange(A.shape[1])
+    M = sp.csr_array(sp.eye_array(A.shape[1]))
+    kept = np.arange(A.shape[1])
     while True:
         B = _clean(A @ M)
-        used, gone, stays, factors = set(), [], [], []
+        used = set()
+        gone = []
+        stays = []
+        factors = []
         for start in B.indptr[:-1][np.diff(B.indptr) == 2]:
             (i, j), (a, b) = B.indices[start : start + 2], B.data[start : start + 2]
             if used.isdisjoint((i, j)):
@@ -179,7 +187,8 @@ def _merge(A: Any) -> tuple[Any, Array]:
         E[gone, gone] = 0.0
         E[gone, stays] = factors
         keep = np.setdiff1d(np.arange(B.shape[1]), gone)
-        M, kept = sp.csr_array(M @ sp.csc_array(E)[:, keep]), kept[keep]
+        M = sp.csr_array(M @ sp.csc_array(E)[:, keep])
+        kept = kept[keep]
 
 
 def _clean(A: Any) -> Any:
@@ -197,14 +206,16 @@ def _independent(A: Any) -> Any:
     if 0 in A.shape:
         return A
     factors: Any = la.qr(A.toarray().T, mode="r", pivoting=True)
-    diagonal, order = np.abs(np.diag(factors[0])), factors[1]
+    diagonal = np.abs(np.diag(factors[0]))
+    order = factors[1]
     rank = int((diagonal > 1e-10 * diagonal[0]).sum())
     return A[np.sort(order[:rank])]
 
 
 def _bounds(T: Any, lower: Array, upper: Array) -> tuple[Array, Array]:
     """Return the bounds of ``u`` that ``lower <= T u <= upper`` amounts to."""
-    low, high = np.full(T.shape[1], -np.inf), np.full(T.shape[1], np.inf)
+    low = np.full(T.shape[1], -np.inf)
+    high = np.full(T.shape[1], np.inf)
     entries = sp.coo_array(T)
     ends = np.array([lower, upper])[:, entries.row] / entries.data
     np.maximum.at(low, entries.col, ends.min(axis=0))
@@ -215,7 +226,8 @@ def _bounds(T: Any, lower: Array, upper: Array) -> tuple[Array, Array]:
 def _ranges(S: Any, lower: Array, upper: Array) -> tuple[Array, Array]:
     """Return the least and greatest value of each flux (flux variability analysis)."""
     ends = []
-    low, high = np.full(len(lower), np.inf), np.full(len(lower), -np.inf)
+    low = np.full(len(lower), np.inf)
+    high = np.full(len(lower), -np.inf)
     for maximize in (True, False):
         end = (upper if maximize else lower).copy()
         for j in range(len(lower)):
@@ -226,6 +238,7 @@ def _ranges(S: Any, lower: Array, upper: Array) -> tuple[Array, Array]:
             if value is not None:
                 end[j] = value
             if point is not None:
-                low, high = np.minimum(low, point), np.maximum(high, point)
+                low = np.minimum(low, point)
+                high = np.maximum(high, point)
         ends.append(end)
     return ends[1], ends[0]

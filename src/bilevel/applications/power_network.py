@@ -48,7 +48,9 @@ class PowerNetwork:
     @classmethod
     def of(cls, lines: Iterable[Any], others: Iterable[Hashable]) -> PowerNetwork:
         """Return the network of ``(node, node, susceptance, limit)`` and further nodes, checked."""
-        ends, susceptance, limit = [], [], []
+        ends = []
+        susceptance = []
+        limit = []
         for row in lines:
             try:
                 tail, head, value, most = row

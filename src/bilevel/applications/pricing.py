@@ -124,7 +124,9 @@ def pricing(
     consumers, products = worth.shape
     price = cp.Variable(products, name="price")
     largest = np.max([_reach(a, B) for a, B in zip(worth, slopes, strict=True)], axis=0)
-    demand, followers, profit = [], [], 0.0
+    demand = []
+    followers = []
+    profit = 0.0
     for i in range(consumers):
         y = cp.Variable(products, name=f"demand[{i}]")
         # Two trees, one for each level.

@@ -98,7 +98,8 @@ def evaluate(design: StrainDesign, knockouts: Iterable[str] = ()) -> Production:
     10.0 5.0
     """
     cell = design.cell.without(knockouts)
-    c, biomass = _product(design), cell.index(design.biomass)
+    c = _product(design)
+    biomass = cell.index(design.biomass)
     growth, _ = optimum(cell.S, cell.lower, cell.upper, np.eye(1, len(c), biomass)[0])
     if growth is None:
         return Production(None, None, None, None)
@@ -152,7 +153,8 @@ def envelope(design: StrainDesign, knockouts: Iterable[str] = (), n: int = 21) -
     if n < 2:
         raise ProblemError(f"An envelope needs at least 2 growth rates, not {n}.")
     cell = design.cell.without(knockouts)
-    c, biomass = _product(design), cell.index(design.biomass)
+    c = _product(design)
+    biomass = cell.index(design.biomass)
     e = np.eye(1, len(c), biomass)[0]
     least, most = (optimum(cell.S, cell.lower, cell.upper, e, up)[0] for up in (False, True))
     if least is None or most is None:
@@ -176,7 +178,8 @@ def _extreme(
     cell: MetabolicModel, c: Array, biomass: int, least: float, maximize: bool, most: float = np.inf
 ) -> float | None:
     """Return the extreme production at growth from ``least`` to ``most``."""
-    lower, upper = cell.lower.copy(), cell.upper.copy()
+    lower = cell.lower.copy()
+    upper = cell.upper.copy()
     lower[biomass] = min(max(lower[biomass], least), upper[biomass])
     upper[biomass] = min(upper[biomass], most)
     return optimum(cell.S, lower, upper, c, maximize)[0]

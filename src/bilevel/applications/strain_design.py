@@ -251,7 +251,8 @@ def _check_growth(cell: MetabolicModel, column: int, floor: float) -> None:
 def _check_product(
     cell: MetabolicModel, network: ReducedNetwork, column: int, sign: float, floor: float
 ) -> None:
-    name, group = cell.reactions[column], network.group(column)
+    name = cell.reactions[column]
+    group = network.group(column)
     most = 0.0
     if group is not None:
         most = float(np.max(sign * group[1] * np.array([network.least, network.most])[:, group[0]]))

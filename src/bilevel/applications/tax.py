@@ -163,7 +163,8 @@ def emission_tax(
     if objective == "revenue":
         emissions = cp.Variable(name="emissions")
         rows += [emissions == total, emissions >= 0, emissions <= float(emits @ (gain / fall))]
-        total, aim = emissions, tax * emissions
+        total = emissions
+        aim = tax * emissions
     else:
         profit = gain @ together - cp.sum(cp.multiply(fall / 2, cp.square(together)))
         aim = profit - harm * total

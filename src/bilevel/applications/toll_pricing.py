@@ -179,7 +179,8 @@ def toll_pricing(
     index = {a: i for i, a in enumerate(charged)}
     prices = np.zeros(len(network.arcs))
     prices[charged] = limits
-    listed, most = [], np.zeros(len(charged))
+    listed = []
+    most = np.zeros(len(charged))
     for row in commodities:
         origin, destination, demand, ends = _commodity(network, row)
         dearest = float(network.distances(ends[0], prices)[ends[1]])
@@ -203,7 +204,8 @@ def toll_pricing(
         raise ProblemError(f"Commodity {min(twice)} is given twice; add the demands up.")
     largest = np.minimum(most, limits)
     toll = cp.Variable(len(charged), name="toll")
-    followers, revenue = [], 0.0
+    followers = []
+    revenue = 0.0
     for commodity in listed:
         if commodity.share is not None:
             follower, earned = _follower(commodity, commodity.share, toll)

@@ -88,7 +88,8 @@ def _standard(program: Program) -> tuple[sp.csc_matrix, Array, list[Any]]:
     rows = program.rows
     by_sense = np.argsort(~rows.equality, kind="stable")
     identity = sp.eye_array(program.n, format="csr")
-    up, low = np.isfinite(program.upper), np.isfinite(program.lower)
+    up = np.isfinite(program.upper)
+    low = np.isfinite(program.lower)
     parts = [rows.A[by_sense], identity[up], -identity[low]]
     rhs = [rows.b[by_sense], program.upper[up], -program.lower[low]]
     n_zero = int(rows.equality.sum())
@@ -114,7 +115,9 @@ def _vendor_cone(cone: Cone) -> Any:
 def _answer(
     program: Program, result: Any, termination: Termination, seconds: float, raw: str
 ) -> RawAnswer:
-    v, duals, bound = None, None, -np.inf
+    v = None
+    duals = None
+    bound = -np.inf
     cone_duals = None
     if termination is Termination.OPTIMAL:
         v = np.array(result.x)

@@ -11,10 +11,12 @@ from bilevel.backends.farkas import HUGE
 from bilevel.errors import BackendError
 from bilevel.problem.functions import Array
 
-_EQUATION, _ACTIVE = 5, 1
+_EQUATION = 5
+_ACTIVE = 1
 #: Fewer entries of ``W`` in an instance, or in a batch, are solved sooner than threads can help:
 #: Python's lock changes hands once an instance, and OpenMP's threads wait busily for some time.
-_LARGE, _LONG = 1_000, 400_000
+_LARGE = 1_000
+_LONG = 400_000
 
 
 def solve_distances(
@@ -49,7 +51,9 @@ def solve_distances(
         If DAQP raises.
     """
     count, m, n = W.shape
-    u, z, solved = np.zeros((count, n)), np.zeros((count, m)), np.zeros(count, bool)
+    u = np.zeros((count, n))
+    z = np.zeros((count, m))
+    solved = np.zeros(count, bool)
     if not m:
         return -v, z, np.ones(count, bool)
     lower = np.full((count, m), -HUGE)
@@ -58,7 +62,8 @@ def solve_distances(
     if active is not None:
         sense[active] = _ACTIVE
     sense[:, :equalities] = _EQUATION
-    unit, solve = np.eye(n), daqp.solve
+    unit = np.eye(n)
+    solve = daqp.solve
 
     def run(instances: range) -> None:
         for i in instances:
@@ -66,7 +71,9 @@ def solve_distances(
                 unit, v[i], W[i], b[i], lower[i], sense[i], primal_tol=1e-10, dual_tol=1e-12
             )
             if code == 1:
-                u[i], z[i], solved[i] = point, info["lam"], True
+                u[i] = point
+                z[i] = info["lam"]
+                solved[i] = True
 
     threads = min(threads, count) if m * n >= _LARGE and W.size >= _LONG else 1
     try:

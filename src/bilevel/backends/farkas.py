@@ -18,10 +18,13 @@ _OPTIONS: dict[str, Any] = {
     "dual_tol": 1e-12,
     "iter_limit": 500,
 }
-_SOFT, _FIXED = 8, 5
+_SOFT = 8
+_FIXED = 5
 # A proof is good for points of up to this size, and for violations of more than this.
-_RADIUS, _LEAST = 1e10, 1e-8
-_ROUNDING, _TINY = 1e-15, 1e-9
+_RADIUS = 1e10
+_LEAST = 1e-8
+_ROUNDING = 1e-15
+_TINY = 1e-9
 #: A bound of at least this size is none.
 HUGE = 1e30
 
@@ -41,7 +44,8 @@ class Farkas:
     """
 
     def __init__(self, A: Array) -> None:
-        self._A, self._size = A, np.abs(A)
+        self._A = A
+        self._size = np.abs(A)
         self._model: Any = None
 
     def proves(self, low: Array, high: Array) -> bool:

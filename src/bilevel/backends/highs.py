@@ -130,14 +130,18 @@ def _no_cost(program: Program) -> Objective:
 def _model(program: Program) -> Any:
     model = highspy.HighsModel()
     lp = model.lp_
-    lp.num_col_, lp.num_row_ = program.n, len(program.rows)
-    lp.col_cost_, lp.offset_ = program.objective.c, program.objective.constant
-    lp.col_lower_, lp.col_upper_ = program.lower, program.upper
+    lp.num_col_ = program.n
+    lp.num_row_ = len(program.rows)
+    lp.col_cost_ = program.objective.c
+    lp.offset_ = program.objective.constant
+    lp.col_lower_ = program.lower
+    lp.col_upper_ = program.upper
     lp.row_lower_ = np.where(program.rows.equality, program.rows.b, -np.inf)
     lp.row_upper_ = program.rows.b
     matrix = program.rows.A
     lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    lp.a_matrix_.num_col_, lp.a_matrix_.num_row_ = program.n, len(program.rows)
+    lp.a_matrix_.num_col_ = program.n
+    lp.a_matrix_.num_row_ = len(program.rows)
     lp.a_matrix_.start_ = matrix.indptr.astype(np.int32)
     lp.a_matrix_.index_ = matrix.indices.astype(np.int32)
     lp.a_matrix_.value_ = np.asarray(matrix.data, float)
@@ -168,7 +172,8 @@ def _answer(solver: Any, program: Program, seconds: float) -> RawAnswer:
     termination = _STATUS.get(raw)
     if termination is None:
         raise BackendError(f"HiGHS answered with an unknown status: {raw}.")
-    info, solution = solver.getInfo(), solver.getSolution()
+    info = solver.getInfo()
+    solution = solver.getSolution()
     feasible = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
     usable = termination in (Termination.OPTIMAL, Termination.LIMIT, Termination.INTERRUPTED)
     v = (
@@ -177,9 +182,11 @@ def _answer(solver: Any, program: Program, seconds: float) -> RawAnswer:
         else None
     )
     is_mip = program.integer.any()
-    bound, nodes = -np.inf, 0
+    bound = -np.inf
+    nodes = 0
     if is_mip:
-        bound, nodes = info.mip_dual_bound, max(int(info.mip_node_count), 0)
+        bound = info.mip_dual_bound
+        nodes = max(int(info.mip_node_count), 0)
     elif termination is Termination.OPTIMAL:
         bound = info.objective_function_value
     duals = None

@@ -100,7 +100,8 @@ class Model:
     """
 
     def __init__(self, program: Program, relaxed: Rows, limits: Limits) -> None:
-        self._program, self._limits = program, limits
+        self._program = program
+        self._limits = limits
         self._rows = Rows.stack(program.rows, relaxed) if len(relaxed) else program.rows
         used = np.diff(self._rows.A.indptr) > 0
         used[self._rows.products.row] = True
@@ -109,7 +110,8 @@ class Model:
         self._impossible = bool((violated & ~used).any() or (program.lower > program.upper).any())
         self._kept = np.flatnonzero(used)
         rows = self._rows.take(used)
-        v, t = casadi.SX.sym("v", program.n), casadi.SX.sym("t")
+        v = casadi.SX.sym("v", program.n)
+        t = casadi.SX.sym("t")
         linear = sparse(rows.A) @ v - rows.b + products(rows.products, v, len(rows))
         loose = (self._kept >= len(program.rows)).astype(float)
         g = casadi.vertcat(linear - t * loose, *cones(program, v, t))
@@ -158,7 +160,8 @@ class Model:
         deadline
             Value of ``time.perf_counter()`` at which to stop.
         """
-        program, began = self._program, time.perf_counter()
+        program = self._program
+        began = time.perf_counter()
         if self._impossible:
             none = RawAnswer(Termination.INFEASIBLE, None, -np.inf, None, 0, 0.0, "not tried")
             return none, None
@@ -194,7 +197,9 @@ class Model:
         if raw not in _STATUS:
             raise BackendError(f"IPOPT answered with an unknown status: {raw}.")
         termination = Termination.INTERRUPTED if interrupted else _STATUS[raw]
-        v, duals, kept = None, None, None
+        v = None
+        duals = None
+        kept = None
         count = max(int(stats.get("iter_count", 0)), 0)
         if raw in _POINT:
             v = np.asarray(found["x"]).ravel()
@@ -223,8 +228,12 @@ class _Watch(casadi.Callback):
         progress: Callable[[Progress], bool | None] | None,
     ) -> None:
         """Set what is watched during the next solve."""
-        self.interrupted, self.error = False, None
-        self._began, self._deadline, self._progress, self._count = began, deadline, progress, 0
+        self.interrupted = False
+        self.error = None
+        self._began = began
+        self._deadline = deadline
+        self._progress = progress
+        self._count = 0
 
     def get_n_in(self) -> int:
         return casadi.nlpsol_n_out()
@@ -253,7 +262,8 @@ class _Watch(casadi.Callback):
                 self.interrupted |= bool(asked)
             except Exception as error:
                 # Kept until IPOPT has returned: an exception must not unwind through it.
-                self.error, self.interrupted = error, True
+                self.error = error
+                self.interrupted = True
         return [float(late or self.interrupted)]
 
 

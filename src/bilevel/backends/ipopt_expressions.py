@@ -47,7 +47,8 @@ def cones(program: Program, v: Any, t: Any) -> list[Any]:
     for cone in program.cones:
         value = sparse(cone.A) @ v - cone.b
         if cone.kind is Kind.EXPONENTIAL:
-            second, third = value[1] + rounding, value[2] + rounding
+            second = value[1] + rounding
+            third = value[2] + rounding
             rows.append(value[0] + second * casadi.log(second / third))
         else:
             length = casadi.sqrt(casadi.sumsqr(value[1:]) + rounding**2)

@@ -42,7 +42,8 @@ class Moreau(AbstractBackend):
         rows = program.rows
         by_sense = np.argsort(~rows.equality, kind="stable")
         identity = sp.eye_array(program.n, format="csr")
-        up, low = np.isfinite(program.upper), np.isfinite(program.lower)
+        up = np.isfinite(program.upper)
+        low = np.isfinite(program.lower)
         parts = [rows.A[by_sense], identity[up], -identity[low]]
         rhs = [rows.b[by_sense], program.upper[up], -program.lower[low]]
         cones = [cone for cone in program.cones if cone.kind is Kind.SECOND_ORDER]
@@ -79,7 +80,8 @@ class Moreau(AbstractBackend):
             raise BackendError(f"Moreau answered with an unknown status: {raw}.")
         if _STATUS[raw] is not Termination.OPTIMAL:
             return RawAnswer(_STATUS[raw], None, -np.inf, None, 0, seconds, raw)
-        v, z = np.clip(np.array(found.x), program.lower, program.upper), np.array(found.z)
+        v = np.clip(np.array(found.x), program.lower, program.upper)
+        z = np.array(found.z)
         duals = np.empty(len(rows))
         duals[by_sense] = z[: len(rows)]
         ends = np.cumsum([len(cone.b) for cone in cones])

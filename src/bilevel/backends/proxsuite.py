@@ -33,8 +33,10 @@ class ProxQP(AbstractBackend):
 
     def solve(self, program: Program, limits: Limits, start: Array | None = None) -> RawAnswer:
         """See the abstract method."""
-        rows, equality = program.rows, program.rows.equality
-        A, identity = rows.A.toarray(), np.eye(program.n)
+        rows = program.rows
+        equality = program.rows.equality
+        A = rows.A.toarray()
+        identity = np.eye(program.n)
         bounded = np.isfinite(program.lower) | np.isfinite(program.upper)
         C = np.vstack([A[~equality], identity[bounded]])
         upper = np.concatenate([rows.b[~equality], program.upper[bounded]])
@@ -42,7 +44,8 @@ class ProxQP(AbstractBackend):
         began = time.perf_counter()
         try:
             qp = proxqp.dense.QP(program.n, int(equality.sum()), len(upper))
-            qp.settings.eps_abs, qp.settings.eps_rel = 1e-10, 0.0
+            qp.settings.eps_abs = 1e-10
+            qp.settings.eps_rel = 0.0
             # At its default of 1e-4 it calls feasible programs infeasible.
             qp.settings.eps_primal_inf = qp.settings.eps_dual_inf = 1e-12
             qp.settings.verbose = limits.verbose

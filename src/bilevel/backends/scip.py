@@ -153,7 +153,8 @@ def _build(model: Any, program: Program) -> list[Any]:
         model.addConsSOS1([columns[c] for c in members], weights, name=name)
     for rule in program.indicators:
         for sign in (1.0, -1.0):
-            low, high = program.lower[rule.target], program.upper[rule.target]
+            low = program.lower[rule.target]
+            high = program.upper[rule.target]
             if (sign > 0 and high <= 0) or (sign < 0 and low >= 0):
                 continue
             model.addConsIndicator(
@@ -196,7 +197,8 @@ def _rows(model: Any, program: Program, columns: list[Any]) -> None:
                 zero = model.addVar(name=f"never[{name}]", lb=0.0, ub=0.0)
                 model.addCons(zero >= 1.0, name=name)
             continue
-        value, rhs = Expr(terms), float(rows.b[row])
+        value = Expr(terms)
+        rhs = float(rows.b[row])
         model.addCons(value == rhs if rows.equality[row] else value <= rhs, name=name)
 
 
@@ -276,7 +278,8 @@ def _answer(model: Any, columns: list[Any], seconds: float) -> RawAnswer:
     raw = model.getStatus()
     if raw not in _STATUS:
         raise BackendError(f"SCIP answered with an unknown status: {raw}.")
-    termination, v = _STATUS[raw], None
+    termination = _STATUS[raw]
+    v = None
     usable = termination not in (Termination.INFEASIBLE, Termination.UNBOUNDED)
     if usable and model.getNSols() > 0:
         best = model.getBestSol()

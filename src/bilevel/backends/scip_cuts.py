@@ -124,7 +124,8 @@ class _Cuts(pyscipopt.Conshdlr):
         for name, row in self._waiting.items():
             terms = {Term(column): value for column, value in self._entries(row, 0)}
             self.model.addCons(Expr(terms) <= float(row.b[0]), name=name)
-        added, self._waiting = bool(self._waiting), {}
+        added = bool(self._waiting)
+        self._waiting = {}
         return added
 
     def _entries(self, rows: Rows, r: int) -> list[tuple[Any, float]]:

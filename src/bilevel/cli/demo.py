@@ -131,7 +131,8 @@ def _table(rows: list[_Row]) -> Table:
     for title in ("growth", "promise", "worst", "guarantee", "verified", "bound", "gap", "s"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
-        solution, strain = row.solution, row.strain
+        solution = row.solution
+        strain = row.strain
         accepted = solution.certificate is not None and solution.certificate.accepted
         numbers = ("growth", "promised", "pessimistic", "guaranteed")
         table.add_row(

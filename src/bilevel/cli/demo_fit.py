@@ -36,8 +36,10 @@ _WEEKEND_PEAK = 0.9
 # constant there.
 _COST = [14.0, 15.0, 30.0, 40.0, 10.0]
 _RISE = [0.10, 0.12, 0.02, 0.05, 0.02]
-_START_MIDDLE, _START_SPAN = 30.0, 20.0
-_NOISE_MW, _NOISE_PRICE = 2.0, 0.2
+_START_MIDDLE = 30.0
+_START_SPAN = 20.0
+_NOISE_MW = 2.0
+_NOISE_PRICE = 0.2
 _EVALUATIONS = 80
 
 
@@ -138,12 +140,14 @@ def _fit(market: MarketClearing) -> Fitted:
         error.backward()
         return error
 
-    start, began = costs().detach(), time.perf_counter()
+    start = costs().detach()
+    began = time.perf_counter()
     # The matrices are small: where cores are busy, threads would only wait for each other. One
     # thread is kept: MKL may hang in batched LU factorizations once that is taken back.
     torch.set_num_threads(1)
     optimizer.step(loss)
-    seconds, found = time.perf_counter() - began, costs().detach()
+    seconds = time.perf_counter() - began
+    found = costs().detach()
     with torch.no_grad():
         before, after = (layer(*both, demand)[0].numpy() for both in (start, found))
         errors = [_errors(layer(*both, held_out), wanted) for both in (start, found)]

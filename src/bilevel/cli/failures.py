@@ -95,7 +95,8 @@ def own_stdout() -> Iterator[None]:
         return
     before = sys.stdout
     before.flush()
-    encoding, errors = before.encoding, before.errors
+    encoding = before.encoding
+    errors = before.errors
     sys.stdout = open(descriptor, "w", encoding=encoding, errors=errors, buffering=1)  # noqa: SIM115
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

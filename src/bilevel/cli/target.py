@@ -104,7 +104,8 @@ def _guarded(file: Path, action: Callable[[], Any]) -> Any:
 
 def _place(file: Path, error: BaseException) -> str:
     """Return file, line and text of the last step inside the user's file or its neighbours."""
-    folder, library = file.resolve().parent, Path(__file__).resolve().parents[1]
+    folder = file.resolve().parent
+    library = Path(__file__).resolve().parents[1]
     steps = [
         step
         for step in traceback.extract_tb(error.__traceback__)

@@ -79,7 +79,8 @@ _T14C = Instance.agreed(
 
 
 def _monopolist() -> Problem:
-    x, y = cp.Variable(name="x"), cp.Variable(name="y")
+    x = cp.Variable(name="x")
+    y = cp.Variable(name="y")
     utility = 10 * y - cp.square(y)
     consumer = Follower(cp.Maximize(utility - x * y), [y >= 0], variables=[y], name="consumer")
     return Problem(cp.Maximize((x - 1) * y), [x >= 0, x <= 10], followers=[consumer])

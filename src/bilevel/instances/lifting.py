@@ -15,7 +15,8 @@ _SOURCE = (
 
 
 def _demand() -> tuple[cp.Variable, cp.Variable, cp.Minimize]:
-    x, y = cp.Variable(name="x"), cp.Variable(name="y")
+    x = cp.Variable(name="x")
+    y = cp.Variable(name="y")
     return x, y, cp.Minimize(0.5 * cp.square(y))
 
 

@@ -13,7 +13,8 @@ _OVERVIEW = "Bilevel Optimization (SciencePedia overview), section"
 
 
 def _substitution() -> Problem:
-    x, y = cp.Variable(name="x"), cp.Variable(name="y")
+    x = cp.Variable(name="x")
+    y = cp.Variable(name="y")
     follower = Follower(cp.Minimize(0.5 * cp.square(y - x)), [], variables=[y])
     return Problem(cp.Minimize(x + y), [x >= 0, x <= 1], followers=[follower])
 
@@ -28,7 +29,8 @@ _T1 = Instance.agreed(
 
 
 def _clipped() -> Problem:
-    x, y = cp.Variable(name="x"), cp.Variable(name="y")
+    x = cp.Variable(name="x")
+    y = cp.Variable(name="y")
     follower = Follower(cp.Minimize(cp.square(y - x)), [y >= -1, y <= 1], variables=[y])
     return Problem(cp.Minimize(cp.square(x - 2) + cp.square(y + 1)), followers=[follower])
 
@@ -61,7 +63,8 @@ _T2B = Instance.agreed(
 
 
 def _triangle() -> Problem:
-    x, y = cp.Variable(name="x"), cp.Variable(2, name="y")
+    x = cp.Variable(name="x")
+    y = cp.Variable(2, name="y")
     follower = Follower(cp.Minimize(cp.sum_squares(y - x)), [y >= 0, cp.sum(y) <= 1], variables=[y])
     return Problem(cp.Minimize(x - 2 * cp.sum(y)), [x >= -1, x <= 2], followers=[follower])
 
@@ -82,7 +85,8 @@ _T3 = Instance.agreed(
 
 
 def _price_with_tie() -> Problem:
-    x, y = cp.Variable(name="x"), cp.Variable(name="y")
+    x = cp.Variable(name="x")
+    y = cp.Variable(name="y")
     consumer = Follower(cp.Maximize((2 - x) * y), [y >= 0, y <= 1], variables=[y], name="consumer")
     return Problem(cp.Maximize(x * y), [x >= 0, x <= 3], followers=[consumer])
 
@@ -103,7 +107,8 @@ _T4 = Instance(
 
 
 def _two_answers() -> Problem:
-    x, y = cp.Variable(name="x"), cp.Variable(name="y")
+    x = cp.Variable(name="x")
+    y = cp.Variable(name="y")
     b = cp.Variable(boolean=True, name="b")
     follower = Follower(cp.Minimize(0), [y == b - 0.5], variables=[y, b])
     return Problem(cp.Minimize(cp.square(x - y)), [x >= -1, x <= 1], followers=[follower])

@@ -17,7 +17,8 @@ _DUALITY = (
 
 
 def _kkt() -> tuple[cp.Variable, cp.Variable, Follower]:
-    x, y = cp.Variable(name="x"), cp.Variable(name="y")
+    x = cp.Variable(name="x")
+    y = cp.Variable(name="y")
     cost = 0.5 * cp.square(y) + x * y
     return x, y, Follower(cp.Minimize(cost), [y - x - 1 >= 0, y >= 0], variables=[y])
 
@@ -59,13 +60,16 @@ _T6B = Instance.agreed(
 
 
 def _double_well() -> Problem:
-    x, y = cp.Variable(name="x"), cp.Variable(name="y")
+    x = cp.Variable(name="x")
+    y = cp.Variable(name="y")
     follower = Follower(cp.Minimize(cp.power(y, 4) - cp.square(y)), [], variables=[y])
     return Problem(cp.Minimize(cp.square(x) + cp.square(y)), followers=[follower])
 
 
 def _triple_well() -> Problem:
-    x, y, alpha = cp.Variable(name="x"), cp.Variable(name="y"), 0.1
+    x = cp.Variable(name="x")
+    y = cp.Variable(name="y")
+    alpha = 0.1
     energy = (
         cp.power(y, 6) / 6 - (alpha + 0.5) * cp.power(y, 4) / 4 + 0.5 * alpha * cp.square(y) / 2
     )
@@ -101,16 +105,20 @@ _T7B = Instance.agreed(
 
 
 def _duplicate() -> Problem:
-    x, y = cp.Variable(name="x"), cp.Variable(name="y")
-    demand, again = y >= x, y >= x
+    x = cp.Variable(name="x")
+    y = cp.Variable(name="y")
+    demand = y >= x
+    again = y >= x
     follower = Follower(cp.Minimize(y), [demand, again], variables=[y])
     price = follower.dual(demand)
     return Problem(cp.Minimize(cp.square(x - 1) - price), followers=[follower])
 
 
 def _ray() -> Problem:
-    x, y = cp.Variable(name="x"), cp.Variable(name="y")
-    above, below = y <= 0, -y <= 0
+    x = cp.Variable(name="x")
+    y = cp.Variable(name="y")
+    above = y <= 0
+    below = -y <= 0
     follower = Follower(cp.Minimize(-x * y), [above, below], variables=[y])
     return Problem(cp.Minimize(-follower.dual(above)), [x == 0.3], followers=[follower])
 
@@ -145,7 +153,8 @@ _T8B = Instance(
 
 
 def _linear_value(sense: type[cp.Minimize] | type[cp.Maximize]) -> Problem:
-    x, y = cp.Variable(name="x"), cp.Variable(2, name="y")
+    x = cp.Variable(name="x")
+    y = cp.Variable(2, name="y")
     cost = 2 * y[0] + 3 * y[1]
     rows = [cp.sum(y) >= 1 + x, y[0] >= 0, y[1] >= x / 4]
     follower = Follower(cp.Minimize(cost), rows, variables=[y], name="supplier")

@@ -213,7 +213,8 @@ class Expressions:
 def _sums(text: str) -> str:
     """Return ``sum {i in S} term`` as a call; a term ends before the next + or -."""
     while (found := _SUM.search(text)) is not None:
-        end, depth = found.end(), 0
+        end = found.end()
+        depth = 0
         end += len(text[end:]) - len(text[end:].lstrip(" \n\t+-"))
         while end < len(text) and not (depth <= 0 and text[end] in "+-)"):
             depth += {"(": 1, ")": -1}.get(text[end], 0)

@@ -163,7 +163,8 @@ class _Reader:
 
     def _declare(self, statement: Statement) -> Statement | None:
         """Take in a set or parameter; return what is neither."""
-        text, line = statement.text, statement.line
+        text = statement.text
+        line = statement.line
         if found := _SET.fullmatch(text):
             self._new(found[1], line)
             self._known.sets[found[1]] = self._known.members(found[2], line)
@@ -191,10 +192,12 @@ class _Reader:
             raise self._source.error(
                 statement.line, "In the data, values of a declared parameter are expected."
             )
-        name, line = found[1], statement.line
+        name = found[1]
+        line = statement.line
         if name in self._known.names:
             raise self._source.error(line, f"Parameter {name!r} has values already.")
-        members, tokens = self._declared[name][1], found[4].split()
+        members = self._declared[name][1]
+        tokens = found[4].split()
         if members is None:
             self._known.names[name] = self._source.number(" ".join(tokens), line, name)
             return
@@ -213,7 +216,8 @@ class _Reader:
         self._known.names[name] = Indexed(values)
 
     def _model(self, statement: Statement) -> None:
-        text, line = statement.text, statement.line
+        text = statement.text
+        line = statement.line
         if found := _VAR.fullmatch(text):
             self._variable(found, line)
         elif found := _GOAL.fullmatch(text):

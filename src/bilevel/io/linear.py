@@ -109,7 +109,8 @@ def _objective(cost: Array, constant: float, maximize: bool, levels: list[Any]) 
 
 def _constraints(program: LinearProgram, mask: Array, levels: list[Any]) -> list[Any]:
     """Return a constraint for the equations, one for the upper and one for the lower sides."""
-    low, high = program.row_lower, program.row_upper
+    low = program.row_lower
+    high = program.row_upper
     equal = low == high
     parts = (
         (mask & equal, high, lambda value, side: value == side, ""),

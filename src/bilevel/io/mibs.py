@@ -76,7 +76,8 @@ def read_division(path: str | Path, program: LinearProgram) -> tuple[LinearProgr
         If the file is malformed or does not fit the program; the message names the line.
     """
     said = _parse(read_text(path))
-    n, m = said.count("N", "follower variables"), said.count("M", "follower rows")
+    n = said.count("N", "follower variables")
+    m = said.count("M", "follower rows")
     if not n:
         raise said.source.error(said.single["N"][1], "The follower decides no variable.")
     if "IB" in said.single:
@@ -97,11 +98,14 @@ def _division(
     sense, line = said.single.get("OS", ("1", 0))
     if sense not in ("1", "-1"):
         raise said.source.error(line, f"OS must be 1 (minimize) or -1 (maximize), not {sense!r}.")
-    own, mine = np.zeros(len(cost), bool), np.zeros(len(program.rows), bool)
-    own[columns], mine[rows] = True, True
+    own = np.zeros(len(cost), bool)
+    mine = np.zeros(len(program.rows), bool)
+    own[columns] = True
+    mine[rows] = True
     full, constant = program.free.get(FOLLOWER_OBJECTIVE, (cost, 0.0))
     if not np.array_equal(full[own], cost[own]):
-        full, constant = cost, 0.0
+        full = cost
+        constant = 0.0
     return Division(own, mine, full, constant, sense == "-1")
 
 

@@ -31,7 +31,8 @@ def read_mps(path: str | Path) -> LinearProgram:
         If the file is malformed; the message names the line.
     """
     source = read_text(path)
-    free, fixed = _Reader(source, fixed=False), _Reader(source, fixed=True)
+    free = _Reader(source, fixed=False)
+    fixed = _Reader(source, fixed=True)
     try:
         return free.read()
     except ProblemError as error:
@@ -54,7 +55,8 @@ class _Reader:
     """One reading of one file; ``line`` is how far it came."""
 
     def __init__(self, source: Source, fixed: bool) -> None:
-        self._source, self._fixed = source, fixed
+        self._source = source
+        self._fixed = fixed
         self.line = 0
         self._kinds: dict[str, str] = {}
         self._columns: dict[str, int] = {}
@@ -79,7 +81,8 @@ class _Reader:
 
     def read(self) -> LinearProgram:
         """Return the program."""
-        section, seen = "", set()
+        section = ""
+        seen = set()
         for tokens, is_header in self._tokens():
             if not is_header:
                 if section not in self._sections:
@@ -132,7 +135,8 @@ class _Reader:
     def _row(self, tokens: list[str]) -> None:
         if len(tokens) != 2 or tokens[0].upper() not in ("N", "E", "L", "G"):
             raise self._error(f"A row is N, E, L or G and a name, not {' '.join(tokens)!r}.")
-        kind, name = tokens[0].upper(), tokens[1]
+        kind = tokens[0].upper()
+        name = tokens[1]
         if name in self._kinds:
             raise self._error(f"Row {name!r} appears a second time.")
         self._kinds[name] = kind
@@ -188,11 +192,13 @@ class _Reader:
             target[row] = value
 
     def _bound(self, tokens: list[str]) -> None:
-        kind, known = tokens[0].upper(), self._columns
+        kind = tokens[0].upper()
+        known = self._columns
         if kind not in _BOUNDS:
             raise self._error(f"Bound {tokens[0]!r} is unknown; known are {', '.join(_BOUNDS)}.")
         # kind, set, column, value; the set may be missing, and a value that has no meaning.
-        rest, needed = tokens[1:], 1 if kind in _WITHOUT_VALUE else 2
+        rest = tokens[1:]
+        needed = 1 if kind in _WITHOUT_VALUE else 2
         named = len(rest) == 2 and (rest[1] in known or rest[0] not in known)
         if len(rest) == 3 or (named and needed == 1):
             rest = rest[1:]
@@ -201,7 +207,8 @@ class _Reader:
         name = rest[0]
         if name not in known:
             raise self._error(f"BOUNDS names column {name!r}, which is not one of COLUMNS.")
-        number, value = known[name], math.nan
+        number = known[name]
+        value = math.nan
         if needed == 2:
             what = f"The bound {kind} of column {name!r}"
             value = self._number(rest[1], what, infinite=True)
@@ -259,7 +266,9 @@ class _Reader:
         return coefficients, constant - self._rhs.get(name, 0.0)
 
     def _row_sides(self, name: str) -> tuple[float, float]:
-        kind, rhs, span = self._kinds[name], self._rhs.get(name, 0.0), self._ranges.get(name)
+        kind = self._kinds[name]
+        rhs = self._rhs.get(name, 0.0)
+        span = self._ranges.get(name)
         if span is None:
             return (-math.inf if kind == "L" else rhs), (math.inf if kind == "G" else rhs)
         if kind == "L" or (kind == "E" and span < 0):
@@ -267,11 +276,13 @@ class _Reader:
         return rhs, rhs + abs(span)
 
     def _column_bounds(self) -> tuple[Array, Array]:
-        lower, upper = np.zeros(len(self._columns)), np.full(len(self._columns), math.inf)
+        lower = np.zeros(len(self._columns))
+        upper = np.full(len(self._columns), math.inf)
         # An integer column without bounds is binary, as for COIN's readers and HiGHS.
         upper[self._integer] = 1.0
         for number in self._bound_line:
-            low, high = self._bounds.get((number, "lower")), self._bounds.get((number, "upper"))
+            low = self._bounds.get((number, "lower"))
+            high = self._bounds.get((number, "upper"))
             upper[number] = math.inf if high is None else high
             # A negative upper bound alone means that there is no lower one (COIN, CPLEX, Gurobi).
             lower[number] = (-math.inf if upper[number] < 0 else 0.0) if low is None else low

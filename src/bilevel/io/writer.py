@@ -31,14 +31,16 @@ def from_problem(problem: Problem) -> tuple[LinearProgram, Division]:
         raise UnsupportedProblem(
             f"MPS and AUX files cannot hold this problem: {'; '.join(reasons)}."
         )
-    follower, columns = form.followers[0], form.columns
+    follower = form.followers[0]
+    columns = form.columns
     own = ~np.isin(np.arange(form.n), follower.columns)
     lower, upper, kept = _follower_bounds(problem, form)
     lower = np.where(own, columns.lower, lower)
     upper = np.where(own, columns.upper, upper)
     rows = Rows.stack(form.rows, kept)
     names = _unique(columns.names, ())
-    sign, mine = form.objective.sign, follower.objective.sign
+    sign = form.objective.sign
+    mine = follower.objective.sign
     program = LinearProgram(
         columns=names,
         rows=_unique(rows.names, (_OBJECTIVE, FOLLOWER_OBJECTIVE)),
@@ -108,7 +110,8 @@ def _follower_bounds(problem: Problem, form: StandardForm) -> tuple[Array, Array
     A follower's bounds are compiled to its last rows, because each has a multiplier.
     """
     rows = form.followers[0].rows
-    lower, upper = np.full(form.n, -np.inf), np.full(form.n, np.inf)
+    lower = np.full(form.n, -np.inf)
+    upper = np.full(form.n, np.inf)
     bounds = [problem.leaves[v.id].bounds for v in problem.followers[0].variables]
     count = int(sum(np.isfinite(side).sum() for pair in bounds for side in pair))
     last = np.arange(len(rows)) >= len(rows) - count
@@ -116,7 +119,8 @@ def _follower_bounds(problem: Problem, form: StandardForm) -> tuple[Array, Array
     if not count or not single[last].all():
         return lower, upper, rows
     part = sp.csr_array(rows.A[last])
-    place, bound = part.indices, rows.b[last] / part.data
+    place = part.indices
+    bound = rows.b[last] / part.data
     np.minimum.at(upper, place[part.data > 0], bound[part.data > 0])
     np.maximum.at(lower, place[part.data < 0], bound[part.data < 0])
     return lower, upper, rows.take(~last)
@@ -124,11 +128,13 @@ def _follower_bounds(problem: Problem, form: StandardForm) -> tuple[Array, Array
 
 def _unique(names: Sequence[str], taken: Sequence[str]) -> tuple[str, ...]:
     """Return names without blanks, none twice and none that could be read as a number."""
-    seen, result = set(taken), []
+    seen = set(taken)
+    result = []
     for name in names:
         plain = "_".join(name.split()) or "_"
         plain = f"_{plain}" if plain.isdigit() else plain
-        other, number = plain, 1
+        other = plain
+        number = 1
         while other in seen:
             number += 1
             other = f"{plain}_{number}"
@@ -160,7 +166,8 @@ def mps_text(program: LinearProgram, name: str) -> str:
 
 
 def _columns(program: LinearProgram, functions: dict[str, tuple[Array, float]]) -> Iterator[str]:
-    A, marked = sp.csc_array(program.A), False
+    A = sp.csc_array(program.A)
+    marked = False
     for j, (name, whole) in enumerate(zip(program.columns, program.integer, strict=True)):
         if whole != marked:
             marked = whole
@@ -198,7 +205,8 @@ def _bounds(program: LinearProgram) -> Iterator[str]:
 
 def aux_text(division: Division) -> str:
     """Return a companion in the form that all readers know: keys of two letters, numbers."""
-    columns, rows = np.flatnonzero(division.columns), np.flatnonzero(division.rows)
+    columns = np.flatnonzero(division.columns)
+    rows = np.flatnonzero(division.rows)
     lines = [f"N {len(columns)}", f"M {len(rows)}"]
     lines += [f"LC {j}" for j in columns] + [f"LR {i}" for i in rows]
     lines += [f"LO {_text(value)}" for value in division.cost[columns]]

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from bilevel.adjoints import KKT
-from bilevel.adjoints.function import apply
+from bilevel.adjoints.function import apply, compiler_disabled
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.layers.answer import Answer, Report
+from bilevel.layers.bilevel_model import Model, as_nash
 from bilevel.layers.bilevel_rule import Equilibrium, Ways
 from bilevel.layers.inputs import choose, gather
-from bilevel.layers.bilevel_model import Model, as_nash
 from bilevel.layers.options import ON_FAILURE
-from bilevel.layers.compiler_disabled import compiler_disabled
 from bilevel.problem.functions import Array
 from bilevel.problem.problem import Problem
 from bilevel.solvers.best_responses import BestResponses

@@ -30,8 +30,10 @@ class Model:
     """
 
     def __init__(self, problem: Problem, parameters: Sequence[cp.Parameter]) -> None:
-        canonical, columns = problem.canonical, problem.canonical.columns
-        self.problem, self.n = problem, len(columns)
+        canonical = problem.canonical
+        columns = problem.canonical.columns
+        self.problem = problem
+        self.n = len(columns)
         self._parameters = tuple(parameters)
         self.slots = tuple((label(p), tuple(p.shape), int(p.size)) for p in parameters)
         levels = [
@@ -89,7 +91,8 @@ class Model:
 
     def _rows(self, k: int, follower: Follower, number: int, size: int) -> np.ndarray:
         """Return where a constraint's multipliers stand among those of all followers."""
-        level, rows = self.conditions.followers[k], self.conditions.rows[k].numpy()
+        level = self.conditions.followers[k]
+        rows = self.conditions.rows[k].numpy()
         mine = np.flatnonzero(level.constraint[rows] == number)
         if len(mine) != size:
             raise ProblemError(
@@ -102,7 +105,8 @@ class Model:
 
     def _ties(self) -> tuple[Tie, ...]:
         """Return the leader's columns that stand for multipliers and values."""
-        ties, leaves = [], self.problem.leaves
+        ties = []
+        leaves = self.problem.leaves
         for k, follower in enumerate(self.problem.followers):
             before = sum(len(self.conditions.rows[j]) for j in range(k))
             if follower.value.id in leaves:

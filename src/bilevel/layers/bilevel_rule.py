@@ -58,15 +58,19 @@ class Equilibrium(AbstractRule):
     def __init__(
         self, model: Model, ways: Ways, start: Sequence[Array | None] | None = None
     ) -> None:
-        self._model, self._ways, self._start = model, ways, start
+        self._model = model
+        self._ways = ways
+        self._start = start
         self.roots: list[BilevelRoot | None] = []
         self.record = Record((), np.zeros(0), {})
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """See the abstract method."""
         theta = inputs[0].numpy(force=True)
-        model, ways = self._model, self._ways
-        status, notes = [], {}
+        model = self._model
+        ways = self._ways
+        status = []
+        notes = {}
         for i, row in enumerate(theta):
             start = None if self._start is None else self._start[i]
             root, one, note = self.answer_one(row, start)
@@ -81,10 +85,12 @@ class Equilibrium(AbstractRule):
         if ways.degenerate == "raise":
             self._demand_exact()
         fill = 0.0 if ways.on_failure == "zero" else np.nan
-        w, lam = np.full((len(theta), model.n), fill), np.full((len(theta), model.m), fill)
+        w = np.full((len(theta), model.n), fill)
+        lam = np.full((len(theta), model.m), fill)
         for i, root in enumerate(self.roots):
             if root is not None:
-                w[i], lam[i] = root.w, np.concatenate([np.empty(0), *root.lam])
+                w[i] = root.w
+                lam[i] = np.concatenate([np.empty(0), *root.lam])
         return tuple(torch.from_numpy(part).to(inputs[0].device) for part in (w, lam))
 
     def backward(
@@ -141,7 +147,9 @@ class Equilibrium(AbstractRule):
                 f"(instance {flagged[0]}: {kinds[flagged[0]].value})."
             )
 
-    def answer_one(self, theta: Array, start: Array | None) -> tuple[BilevelRoot | None, Status, str]:
+    def answer_one(
+        self, theta: Array, start: Array | None
+    ) -> tuple[BilevelRoot | None, Status, str]:
         """Solve one instance and return its active conditions, the status and a note."""
         model = self._model
         try:

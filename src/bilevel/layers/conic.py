@@ -38,15 +38,18 @@ class ConicSolver:
 
     def __init__(self, program: ParametricProgram, options: Options, start: object = None) -> None:
         del start
-        self._program, self._options = program, options
+        self._program = program
+        self._options = options
         self.record: Record | None = None
         self.active = None
 
     def __call__(self, P: Array, q: Array, A: Array, b: Array) -> tuple[Array, Array, Array]:
         """Return answers, ``v = z - s``, and where they are usable."""
         count = len(P)
-        y, v = np.zeros_like(q), np.zeros_like(b)
-        status, notes = [Status.FAILED] * count, {}
+        y = np.zeros_like(q)
+        v = np.zeros_like(b)
+        status = [Status.FAILED] * count
+        notes = {}
         residuals = np.full(count, np.nan)
         for i in range(count):
             y[i], v[i], residuals[i], status[i], notes[i] = self._one(P[i], q[i], A[i], b[i])
@@ -101,7 +104,8 @@ class ConicSolver:
         """Take Newton steps on the residual map while it becomes smaller."""
         data = tuple(torch.from_numpy(part)[None] for part in (P, q, A, b))
         w = torch.from_numpy(np.concatenate([y, z - (b - A @ y)]))[None]
-        best, error = w, self._error(data, w)
+        best = w
+        error = self._error(data, w)
         for _ in range(_STEPS):
             if error <= _EXACT:
                 break
@@ -111,7 +115,8 @@ class ConicSolver:
                 other = best + length * step
                 found = self._error(data, other)
                 if found < error:
-                    best, error = other, found
+                    best = other
+                    error = found
                     break
             else:
                 break
@@ -121,14 +126,16 @@ class ConicSolver:
 
     def _linearize(self, data: tuple[Tensor, ...], w: Tensor) -> tuple[Tensor, Tensor]:
         P, q, A, b = data
-        y, v = w[:, : q.shape[-1]], w[:, q.shape[-1] :]
+        y = w[:, : q.shape[-1]]
+        v = w[:, q.shape[-1] :]
         z = project(v, self._program)
         return residual(P, q, A, b, y, v, z), jacobian(P, A, derivative(v, self._program))
 
     def _error(self, data: tuple[Tensor, ...], w: Tensor) -> float:
         P, q, A, b = data
         n = q.shape[-1]
-        y, v = w[:, :n], w[:, n:]
+        y = w[:, :n]
+        v = w[:, n:]
         z = project(v, self._program)
         N = residual(P, q, A, b, y, v, z)[0]
         top = 1 + max(float(q.abs().max()), float((A[0].T @ z[0]).abs().max()))

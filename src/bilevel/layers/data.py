@@ -37,8 +37,10 @@ class DataMap:
     """
 
     def __init__(self, program: ParametricProgram, sparse: bool = False) -> None:
-        n, m = program.n, program.m
-        H, A = program.H, program.A
+        n = program.n
+        m = program.m
+        H = program.H
+        A = program.A
         blocks: list[tuple[Affine, tuple[int, ...]]] = [
             (H.entries, (len(H.row),)) if sparse else (H.dense(), (n, n)),
             (program.q, (n,)),
@@ -89,9 +91,12 @@ class _Gather:
         self._size = vector.size
         self._is_simple = bool((count <= 1).all())
         if self._is_simple:
-            dense, index = np.zeros(vector.size), np.full(vector.size, ONE)
-            dense[place], index[place] = value, source
-            value, source = dense, index
+            dense = np.zeros(vector.size)
+            index = np.full(vector.size, ONE)
+            dense[place] = value
+            index[place] = source
+            value = dense
+            source = index
         self._arrays = (value, source, place)
         self._is_unscaled = bool((value == 1).all())
         self._kept: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from bilevel.adjoints import KKT, Cone
-from bilevel.adjoints.function import apply
 from bilevel.adjoints.convex.sparse import SparseKKTRule
+from bilevel.adjoints.function import apply, compiler_disabled
 from bilevel.errors import UnsupportedProblem
 from bilevel.layers.answer import Answer, Report
 from bilevel.layers.conic import ConicSolver
@@ -23,7 +23,6 @@ from bilevel.layers.outputs import find_outputs
 from bilevel.layers.quadratic import QuadraticSolver
 from bilevel.layers.source import read_source
 from bilevel.layers.sparse import SparseSolver, uses_sparse
-from bilevel.layers.compiler_disabled import compiler_disabled
 from bilevel.problem.assemble import compile_program
 from bilevel.problem.follower import Follower
 from bilevel.problem.leaves import label
@@ -220,7 +219,8 @@ class FollowerLayer(torch.nn.Module):
         ['CLASSICAL', 'ONE_SIDED', 'CLASSICAL']
         """
         values, rule, solver = self._run(tensors, solver_args, warm_start)
-        record, diagnosis = solver.record, rule.diagnosis
+        record = solver.record
+        diagnosis = rule.diagnosis
         report = Report(
             diagnosis.kinds,
             torch.from_numpy(record.residual),

@@ -137,14 +137,16 @@ def gradcheck(
         outputs = layer(*tensors)
     else:
         answer = solve(*tensors)
-        outputs, kinds = answer.values, answer.report.kind
+        outputs = answer.values
+        kinds = answer.report.kind
     weights = [torch.from_numpy(rng.normal(size=tuple(o.shape))).to(o) for o in outputs]
     if not all(bool(o.isfinite().all()) for o in outputs):
         raise ProblemError("An instance has no answer, so its gradient cannot be checked.")
     slopes = torch.autograd.grad(_sum(outputs, weights), tensors, allow_unused=True)
     slopes = [torch.zeros_like(t) if g is None else g for t, g in zip(tensors, slopes, strict=True)]
     scale = max(1.0, *(float(g.abs().max()) if g.numel() else 0.0 for g in slopes))
-    errors, counts = [], []
+    errors = []
+    counts = []
     for i, (tensor, slope) in enumerate(zip(tensors, slopes, strict=True)):
         entries = np.arange(tensor.numel())
         if len(entries) > most:

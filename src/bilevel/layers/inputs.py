@@ -63,12 +63,15 @@ def gather(slots: Slots, tensors: Sequence[Any], who: str) -> InputBatch:
         raise ProblemError(
             f"{who} takes {len(slots)} tensors ({names}), but {len(tensors)} were given."
         )
-    size, dtype, device = None, torch.float64, None
+    size = None
+    dtype = torch.float64
+    device = None
     for slot, tensor in zip(slots, tensors, strict=True):
         if not isinstance(tensor, Tensor) or not tensor.dtype.is_floating_point:
             raise ProblemError(_unfit(slot[0], tensor))
         if device is None:
-            dtype, device = tensor.dtype, tensor.device
+            dtype = tensor.dtype
+            device = tensor.device
         elif tensor.device != device:
             raise ProblemError(
                 f"The tensor for {slot[0]} is on {tensor.device}, an earlier one on {device}; "
@@ -152,7 +155,8 @@ class DeclaredSigns:
         """Return ``theta`` with such rows NaN."""
         if not len(self._index):
             return theta
-        index, sign = self._index.to(theta.device), self._sign.to(theta.device)
+        index = self._index.to(theta.device)
+        sign = self._sign.to(theta.device)
         broken = (theta.detach()[:, index] * sign < 0).any(-1, keepdim=True)
         return theta.masked_fill(broken, torch.nan)
 

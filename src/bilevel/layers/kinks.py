@@ -62,7 +62,9 @@ def piecewise(instances: Instances, x: Tensor, y: Tensor) -> dict[str, tuple[str
     >>> print(piecewise(functions, one.reshape(1, 1), one.reshape(1, 1)))
     {'f': ('relu',)}
     """
-    x, y, found = x.detach(), y.detach().requires_grad_(), {}
+    x = x.detach()
+    y = y.detach().requires_grad_()
+    found = {}
     with torch.enable_grad():
         for name in ("f", "h", "g"):
             if getattr(instances.problem, name) is not None:

@@ -16,12 +16,28 @@ ON_FAILURE = ("raise", "nan", "zero")
 # What cvxpylayers passes on to SCS, diffcp or Moreau: accuracy, threads, effort.
 _FOREIGN = frozenset(
     {
-        "acceleration_interval", "acceleration_lookback", "adaptive_scale", "alpha", "eps",
-        "eps_abs", "eps_infeas", "eps_rel", "ipm_settings", "max_iter", "max_iters", "mode",
-        "n_jobs_backward", "n_jobs_forward", "normalize", "rho_x", "scale", "use_indirect",
-        "use_quad_obj", "warm_starts",
+        "acceleration_interval",
+        "acceleration_lookback",
+        "adaptive_scale",
+        "alpha",
+        "eps",
+        "eps_abs",
+        "eps_infeas",
+        "eps_rel",
+        "ipm_settings",
+        "max_iter",
+        "max_iters",
+        "mode",
+        "n_jobs_backward",
+        "n_jobs_forward",
+        "normalize",
+        "rho_x",
+        "scale",
+        "use_indirect",
+        "use_quad_obj",
+        "warm_starts",
     }
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

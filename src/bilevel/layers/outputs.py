@@ -42,7 +42,8 @@ class Output:
     @cached_property
     def place(self) -> slice | None:
         """The entries as a slice, if they follow each other."""
-        first, count = int(self.index[0]) if len(self.index) else 0, len(self.index)
+        first = int(self.index[0]) if len(self.index) else 0
+        count = len(self.index)
         follow = np.array_equal(self.index, np.arange(first, first + count))
         return slice(first, first + count) if follow else None
 
@@ -127,8 +128,10 @@ def primal(leaf: Leaf) -> Output:
         return Output("y", leaf.columns, None, shape)
     basis = leaf.basis.tocsr()
     count = np.diff(basis.indptr)
-    index, scale = np.zeros(basis.shape[0], int), np.zeros(basis.shape[0])
-    index[count == 1], scale[count == 1] = basis.indices, basis.data
+    index = np.zeros(basis.shape[0], int)
+    scale = np.zeros(basis.shape[0])
+    index[count == 1] = basis.indices
+    scale[count == 1] = basis.data
     return Output("y", leaf.first + index, scale, shape)
 
 

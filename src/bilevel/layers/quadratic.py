@@ -42,16 +42,21 @@ class QuadraticSolver:
     def __init__(
         self, program: ParametricProgram, options: Options, start: Array | None = None
     ) -> None:
-        self._program, self._equalities = program, program.equalities
-        self._options, self._start = options, start
+        self._program = program
+        self._equalities = program.equalities
+        self._options = options
+        self._start = start
         self._limits = Limits(options=dict(options.vendor), verbose=options.verbose)
         self.record: Record | None = None
         self.active: Array | None = None
 
-    def __call__(self, H: Array, q: Array, A: Array, b: Array, tolerance: float) -> QuadraticResponses:
+    def __call__(
+        self, H: Array, q: Array, A: Array, b: Array, tolerance: float
+    ) -> QuadraticResponses:
         """Solve a batch; every answer is judged, and polished or refused if it is not exact."""
         half = saddle.half(H, q, A)
-        count, equalities = len(H), self._equalities
+        count = len(H)
+        equalities = self._equalities
         notes: dict[int, str] = {}
         if self._options.backend in (None, "daqp") and not self._options.vendor:
             start = self._start if self._start is not None and len(self._start) == count else None
@@ -68,7 +73,9 @@ class QuadraticSolver:
                 return QuadraticResponses(y, z, solved, active, weak, margin, half, True, is_kinked)
             solved &= half.regular
         else:
-            y, z, solved = np.zeros_like(q), np.zeros_like(b), np.zeros(count, bool)
+            y = np.zeros_like(q)
+            z = np.zeros_like(b)
+            solved = np.zeros(count, bool)
             judged = kernels.judge(H, q, A, b, y, z, equalities, tolerance)
         good = solved & (judged[0] <= ACCEPTED)
         status = [Status.OPTIMAL] * count
@@ -83,19 +90,26 @@ class QuadraticSolver:
         usable = np.array([one is Status.OPTIMAL for one in status])
         residual[~usable] = margin[~usable] = np.nan
         weak[~usable] = False
-        self.record, self.active = Record(tuple(status), residual, notes), active
+        self.record = Record(tuple(status), residual, notes)
+        self.active = active
         if not usable.all():
             if self._options.on_failure == "raise":
                 raise BatchFailed(self._program.who, tuple(status), notes)
             y[~usable] = z[~usable] = self._options.fill
-        return QuadraticResponses(y, z, usable, active, weak, margin, half, bool(usable.all()), bool(weak.any()))
+        return QuadraticResponses(
+            y, z, usable, active, weak, margin, half, bool(usable.all()), bool(weak.any())
+        )
 
 
 class _One:
     """One instance that needs more than the batch."""
 
     def __init__(self, P: Array, q: Array, A: Array, b: Array, equalities: int) -> None:
-        self.P, self.q, self.A, self.b, self.equalities = P, q, A, b, equalities
+        self.P = P
+        self.q = q
+        self.A = A
+        self.b = b
+        self.equalities = equalities
 
     def improve(
         self, known: tuple[Array, Array] | None, backend: str | None, limits: Limits
@@ -107,7 +121,8 @@ class _One:
         nothing = (np.zeros_like(self.q), np.zeros_like(self.b))
         if not all(np.isfinite(part).all() for part in (self.P, self.q, self.A, self.b)):
             return *nothing, Status.FAILED, NOT_FINITE
-        raw, route = None, backend or ""
+        raw = None
+        route = backend or ""
         if np.linalg.eigvalsh(self.P)[:1].min(initial=0.0) >= -1e-9 * abs(self.P).max(initial=0.0):
             raw, found = self._solve((backend,) if backend else _ROUTES, limits)
             route = found if raw is not None else route
@@ -144,9 +159,11 @@ class _One:
                 break
             active = z * norm > share * (self.b - self.A @ y) / norm
             active[: self.equalities] = True
-            A, n = self.A[active], len(y)
+            A = self.A[active]
+            n = len(y)
             K = np.block([[self.P, A.T], [A, np.zeros((len(A), len(A)))]])
-            rhs, point = np.append(-self.q, self.b[active]), np.append(y, z[active])
+            rhs = np.append(-self.q, self.b[active])
+            point = np.append(y, z[active])
             for _ in range(2):
                 point = point + np.linalg.lstsq(K, rhs - K @ point, rcond=None)[0]
             other = np.zeros_like(z)

@@ -19,9 +19,9 @@ from bilevel.layers.options import ON_FAILURE
 from bilevel.layers.smooth_report import judge, kinds
 from bilevel.problem.smooth import Instances, SmoothProblem, check_inputs
 from bilevel.problem.trees import detached
+from bilevel.solvers.smooth.kkt_point import KKTPoint
 from bilevel.solvers.smooth.reduced_newton import ReducedNewton
 from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task
-from bilevel.solvers.smooth.kkt_point import KKTPoint
 from bilevel.status import Status
 
 _INEQUALITIES = ("kkt", "barrier")
@@ -136,7 +136,9 @@ class SmoothBilevelLayer(nn.Module):
         self._task = Task(self._problem, start, t=t if inequalities == "barrier" else None)
         self._trees = self._task.trees
         self._solver = ReducedNewton() if solver is None else solver
-        self._adjoint, self._in_dims, self._on_failure = adjoint, in_dims, on_failure
+        self._adjoint = adjoint
+        self._in_dims = in_dims
+        self._on_failure = on_failure
         self._last: tuple[Tensor, Tensor] | None = None
         self._is_looked_at = self._problem.zero_sum
 
@@ -249,7 +251,8 @@ class SmoothBilevelLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return what another solver finds, instance by instance; the start where it fails."""
         for i in range(instances.count):
-            one, start = instances.one(i), [t.tree(v[i]) for t, v in zip(self._trees, (x, y))]  # noqa: B905
+            one = instances.one(i)
+            start = [t.tree(v[i]) for t, v in zip(self._trees, (x, y), strict=True)]
             if isinstance(solver, AbstractSmoothSolver):
                 with torch.enable_grad():
                     found = solver.run(replace(self._task, start=tuple(start), z=one.z))
@@ -267,7 +270,8 @@ class SmoothBilevelLayer(nn.Module):
         """Return the answers with their derivatives; a fill where there is none."""
         if not bool(usable.any()):
             return torch.full_like(found.u, self._fill), None
-        st, u = found.st, found.u
+        st = found.st
+        u = found.u
         if not bool(usable.all()):
             z = instances.taken(z, usable)
             active = {name: getattr(st, name)[usable] for name in ("active_g", "active_G")}

@@ -16,13 +16,17 @@ _WEAK = 1e-7
 
 def judge(found: KKTPoint) -> tuple[tuple[Status, ...], dict[int, str]]:
     """Return the status of each instance, and a note where there is more to say."""
-    status, notes, largest = [], {}, attainable(ACCEPTED, found.u)
+    status = []
+    notes = {}
+    largest = attainable(ACCEPTED, found.u)
     has_rows = found.st.t is None and bool(found.st.sizes[3])
     kink = ", perhaps at a kink: inequalities='barrier' has none" if has_rows else ""
     rows = zip(
-        found.residual.tolist(), found.follower_is_minimum.tolist(), found.is_minimum.tolist(),
+        found.residual.tolist(),
+        found.follower_is_minimum.tolist(),
+        found.is_minimum.tolist(),
         strict=True,
-    )  # fmt: skip
+    )
     for i, (residual, is_answer, is_minimum) in enumerate(rows):
         status.append(Status.STATIONARY)
         if not residual <= largest:
@@ -38,10 +42,17 @@ def judge(found: KKTPoint) -> tuple[tuple[Status, ...], dict[int, str]]:
 
 def kinds(found: KKTPoint) -> tuple[GradientKind, ...]:
     """Return what the gradient of each instance is."""
-    named, largest, weak = [], attainable(ACCEPTED, found.u), attainable(_WEAK, found.u)
+    named = []
+    largest = attainable(ACCEPTED, found.u)
+    weak = attainable(_WEAK, found.u)
     is_smoothed = found.st.t is not None and bool(found.st.sizes[3] + found.st.sizes[5])
-    rows = zip(*(part.tolist() for part in (found.residual, found.follower_is_minimum,
-               found.is_singular, found.margin)), strict=True)  # fmt: skip
+    rows = zip(
+        *(
+            part.tolist()
+            for part in (found.residual, found.follower_is_minimum, found.is_singular, found.margin)
+        ),
+        strict=True,
+    )
     for residual, is_answer, is_singular, margin in rows:
         if not residual <= largest or not is_answer:
             named.append(GradientKind.NONE)

@@ -23,8 +23,12 @@ class Source:
         multipliers: dict[int, int],
         value: Any | None,
     ) -> None:
-        self.who, self.objective, self.constraints = who, objective, tuple(constraints)
-        self.variables, self.multipliers, self.value = tuple(variables), multipliers, value
+        self.who = who
+        self.objective = objective
+        self.constraints = tuple(constraints)
+        self.variables = tuple(variables)
+        self.multipliers = multipliers
+        self.value = value
 
     def leaves(self) -> dict[int, Any]:
         """Return everything that must be an input: parameters, and other levels' variables."""

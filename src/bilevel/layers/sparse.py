@@ -20,7 +20,8 @@ from bilevel.response.answer import continuous_program, solve_continuous
 from bilevel.status import Status
 
 #: Programs with more columns and rows than that, and few entries, are treated as sparse.
-_LARGE, _DENSITY = 500, 0.1
+_LARGE = 500
+_DENSITY = 0.1
 
 
 def is_sparse(program: ParametricProgram) -> bool:
@@ -70,7 +71,8 @@ class SparseSolver:
 
     def __init__(self, program: ParametricProgram, options: Options, start: object = None) -> None:
         del start
-        self._program, self._options = program, options
+        self._program = program
+        self._options = options
         self._equality = np.arange(program.m) < program.equalities
         self.record: Record | None = None
         self.active = None
@@ -80,9 +82,13 @@ class SparseSolver:
     ) -> SparseResponses:
         """Solve a batch; every answer is polished on its active rows and judged."""
         count, (m, n) = len(q), self._program.A.shape
-        y, z, weak = np.zeros((count, n)), np.zeros((count, m)), np.zeros((count, m), bool)
-        residual, margin = np.full(count, np.nan), np.full(count, np.nan)
-        status, notes = [Status.FAILED] * count, {}
+        y = np.zeros((count, n))
+        z = np.zeros((count, m))
+        weak = np.zeros((count, m), bool)
+        residual = np.full(count, np.nan)
+        margin = np.full(count, np.nan)
+        status = [Status.FAILED] * count
+        notes = {}
         factors: list[SparseFactor | None] = [None] * count
         for i in range(count):
             one = _One(self._program, H[i], q[i], A[i], b[i], self._equality)
@@ -90,7 +96,9 @@ class SparseSolver:
             if note:
                 notes[i] = note
             if status[i] is Status.OPTIMAL:
-                y[i], z[i], residual[i] = one.y, one.z, one.residual
+                y[i] = one.y
+                z[i] = one.z
+                residual[i] = one.residual
                 active, weak[i], margin[i] = one.activity(tolerance)
                 factors[i] = one.factor(active | weak[i] if with_weak else active)
         self.record = Record(tuple(status), residual, notes)
@@ -115,10 +123,15 @@ class _One:
         equality: Array,
     ) -> None:
         half = _matrix(program.H, H)
-        self.P, self.A = sp.csr_array(half + half.T), _matrix(program.A, A)
-        self.q, self.b, self.equality = q, b, equality
+        self.P = sp.csr_array(half + half.T)
+        self.A = _matrix(program.A, A)
+        self.q = q
+        self.b = b
+        self.equality = equality
         self.norm = np.maximum(splnorm(self.A), 1e-300)
-        self.y, self.z, self.residual = np.zeros_like(q), np.zeros_like(b), np.inf
+        self.y = np.zeros_like(q)
+        self.z = np.zeros_like(b)
+        self.residual = np.inf
 
     def solve(self, options: Options) -> tuple[Status, str]:
         """Find and polish an answer; return the status and a note."""
@@ -132,7 +145,8 @@ class _One:
         route = " or ".join(routes) if raw is None else route
         if raw is None or raw.v is None or raw.duals is None:
             return verdict(np.zeros((0, 0)), raw, route if raw is not None else routes[0])
-        self.y, self.z = raw.v, raw.duals
+        self.y = raw.v
+        self.z = raw.duals
         self.residual = self._residual(self.y, self.z)
         for share in (1.0, 1e-4, 1e4):
             if self.residual <= 1e-13:
@@ -165,12 +179,15 @@ class _One:
         dy, dz = factor.solve(-(self.P @ self.y + self.q + self.A.T @ z), slack)
         residual = self._residual(self.y + dy, z + dz)
         if residual < self.residual:
-            self.y, self.z, self.residual = self.y + dy, z + dz, residual
+            self.y = self.y + dy
+            self.z = z + dz
+            self.residual = residual
 
     def _residual(self, y: Array, z: Array) -> float:
         gradient = self.P @ y + self.q + self.A.T @ z
         size = 1 + abs(self.q).max(initial=0.0)
-        value, force = (self.A @ y - self.b) / self.norm, z * self.norm / size
+        value = (self.A @ y - self.b) / self.norm
+        force = z * self.norm / size
         value /= 1 + abs(y).max(initial=0.0)
         bad = np.maximum(np.maximum(value, -force), np.minimum(-value, force))
         bad = np.where(self.equality, abs(value), bad)

@@ -65,7 +65,9 @@ class Batches:
     ) -> None:
         self._loader = data if isinstance(data, DataLoader) else None
         self._data: Any = data.dataset if isinstance(data, DataLoader) else _dataset(data, name)
-        self._batch_size, self._group, self._shuffle = batch_size, group, shuffle
+        self._batch_size = batch_size
+        self._group = group
+        self._shuffle = shuffle
         self.samples = len(self._data) if hasattr(self._data, "__len__") else None
         if self.samples == 0:
             raise ProblemError(f"The {name} are empty; give at least one sample.")
@@ -118,7 +120,8 @@ class Batches:
         seeded(0)
         loader = self._loader
         if loader is None:
-            loader, done = self._own(number, skip), skip
+            loader = self._own(number, skip)
+            done = skip
         else:
             done = 0
             for sampler in (loader.sampler, getattr(loader.batch_sampler, "sampler", None)):

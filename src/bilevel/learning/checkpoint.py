@@ -19,7 +19,8 @@ from torch import Tensor
 from bilevel.errors import BackendNotFound, CheckpointError, ProblemError
 
 _FORMAT = 1
-_MANIFEST, _STATE = "manifest.json", "state.pt"
+_MANIFEST = "manifest.json"
+_STATE = "state.pt"
 _FOREIGN = {".bin", ".ckpt", ".pt", ".pth", ".safetensors"}
 _AFRESH = "Remove it, name another folder, or start afresh with resume=False, which replaces it."
 
@@ -88,11 +89,13 @@ class Store:
         # As they come back from the file: tuples are lists there.
         self._settings = json.loads(json.dumps(settings, default=str))
         self._when = checkpoint
-        self._saved_at, self._saved_steps = time.monotonic(), 0
+        self._saved_at = time.monotonic()
+        self._saved_steps = 0
 
     def is_due(self, steps: int) -> bool:
         """Return whether to save in the middle of an epoch."""
-        when, since = self._when, time.monotonic() - self._saved_at
+        when = self._when
+        since = time.monotonic() - self._saved_at
         by_steps = when.every_steps is not None and steps - self._saved_steps >= when.every_steps
         return by_steps or (when.every_seconds is not None and since >= when.every_seconds)
 
@@ -140,7 +143,8 @@ class Store:
                 f"The state of training cannot be saved in {self._folder}: {error}. The last save "
                 f"is whole; with room on the disk and leave to write, training goes on from it."
             ) from error
-        self._saved_at, self._saved_steps = time.monotonic(), notes["steps"]
+        self._saved_at = time.monotonic()
+        self._saved_steps = notes["steps"]
 
     def clear(self) -> None:
         """Remove what another run has saved here."""
@@ -171,7 +175,8 @@ class Store:
             raise CheckpointError(
                 f"{saves[-1] / _STATE} cannot be read by this version of torch: {error}. {_AFRESH}"
             ) from error
-        self._saved_at, self._saved_steps = time.monotonic(), manifest["notes"]["steps"]
+        self._saved_at = time.monotonic()
+        self._saved_steps = manifest["notes"]["steps"]
         return weights, kept, state, manifest["notes"]
 
     def _saves(self) -> list[Path]:
@@ -214,7 +219,8 @@ class Store:
 def _manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        version, digest = manifest["format"], manifest.pop("digest")
+        version = manifest["format"]
+        digest = manifest.pop("digest")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path} is damaged or no checkpoint of bilevel.learning.fit "

@@ -137,7 +137,8 @@ class History:
             lines.append(f"{'':<19}{self.note}")
         if not self.epochs:
             return "\n".join([*lines, f"{'epochs':<19}none was finished"])
-        seconds, last = sum(self.curve("seconds")), self.epochs[-1]
+        seconds = sum(self.curve("seconds"))
+        last = self.epochs[-1]
         lines.append(f"{'epochs':<19}{last.number} ({last.steps} steps, {seconds:.1f} s)")
         for name in last.values():
             if name != "seconds":

@@ -87,7 +87,8 @@ def reseed(seed: int, *stream: int) -> None:
 @contextlib.contextmanager
 def kept_generators(device: torch.device) -> Iterator[None]:
     """Give the caller back the global generators as they were."""
-    numpy, python = np.random.get_state(), random.getstate()
+    numpy = np.random.get_state()
+    python = random.getstate()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             yield

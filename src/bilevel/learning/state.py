@@ -40,8 +40,10 @@ class TrainingState:
     """
 
     def __init__(self, plan: Plan, group: Group, data: Batches, held_out: Batches) -> None:
-        self._plan, self._group = plan, group
-        self.model, self.optimizer = plan.model, plan.make_optimizer()
+        self._plan = plan
+        self._group = group
+        self.model = plan.model
+        self.optimizer = plan.make_optimizer()
         self._generators = list({id(g): g for b in (data, held_out) for g in b.generators}.values())
         settings = plan.settings(self.optimizer) | {
             "training samples": data.samples,
@@ -76,7 +78,8 @@ class TrainingState:
 
     def ended(self) -> FitStatus | None:
         """Return how the run ended, or ``None`` while there is more to do."""
-        done, patience = len(self.epochs), self._plan.patience
+        done = len(self.epochs)
+        patience = self._plan.patience
         if self.failure:
             return FitStatus.NOT_FINITE
         if done >= self._plan.epochs:
@@ -106,7 +109,8 @@ class TrainingState:
     def fail(self, reason: str) -> None:
         """Go back to the weights that were kept, for good."""
         self.go_back()
-        self.position, self.failure = Position(), reason
+        self.position = Position()
+        self.failure = reason
         self.save()
 
     def go_back(self) -> None:
@@ -165,7 +169,8 @@ class TrainingState:
             generator.set_state(drawn)
         self.position = Position(**notes["position"])
         self.epochs = [Epoch(**epoch) for epoch in notes["epochs"]]
-        self.kept_epoch, self.failure = notes["kept"], notes["failure"]
+        self.kept_epoch = notes["kept"]
+        self.failure = notes["failure"]
 
     def _weights(self) -> Weights:
         """Return a copy of the model's parameters and buffers, each with memory of its own."""

@@ -43,7 +43,8 @@ class Objective(torch.nn.Module):
 
     def __init__(self, model: torch.nn.Module, loss: Callable[..., Any]) -> None:
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model = model
+        self.loss = loss
 
     def forward(self, *batch: Any, **named: Any) -> Tensor:
         """Return the loss of a batch."""
@@ -70,7 +71,9 @@ class Trainer:
     """
 
     def __init__(self, plan: Plan, group: Group, interrupt: Interrupt) -> None:
-        self._plan, self._group, self._interrupt = plan, group, interrupt
+        self._plan = plan
+        self._group = group
+        self._interrupt = interrupt
         plan.model.to(group.device)
         has_validation = plan.validation is not None
         order = int(np.random.SeedSequence(plan.seed).generate_state(1)[0])
@@ -95,7 +98,9 @@ class Trainer:
 
     def run(self) -> History:
         """Train until the plan is fulfilled, and return how it went."""
-        state, plan, first = self._state, self._plan, self._group.rank == 0
+        state = self._state
+        plan = self._plan
+        first = self._group.rank == 0
         log = logging(plan.log if first else None, state.epochs)
         shown = bar(first and plan.progress, plan.epochs, self._data.steps, state.steps)
         status = state.ended()
@@ -115,8 +120,11 @@ class Trainer:
 
     def _epoch(self, move: Callable[[int, dict[str, float]], None]) -> bool:
         """Train one epoch, or what is left of it; return whether it came to its end."""
-        state, here = self._state, self._state.position
-        number, began, before = len(state.epochs) + 1, time.perf_counter(), here.seconds
+        state = self._state
+        here = self._state.position
+        number = len(state.epochs) + 1
+        began = time.perf_counter()
+        before = here.seconds
         last = state.epochs[-1].values() if state.epochs else {}
         seeded = partial(reseed, self._plan.seed, self._group.rank, number)
         state.open_epoch()
@@ -128,7 +136,8 @@ class Trainer:
                 return False
             value = self._step(moved(batch, self._group.device), number)
             count = samples_of(batch)
-            here.step, here.samples = here.step + 1, here.samples + count
+            here.step = here.step + 1
+            here.samples = here.samples + count
             here.total += value * count
             if state.scheduler and self._plan.scheduler_interval == "step":
                 state.scheduler.step()
@@ -182,17 +191,20 @@ class Trainer:
 
     def _evaluate(self, number: int) -> tuple[float | None, dict[str, float]]:
         """Return the validation loss and all metrics after an epoch."""
-        model, functions = self._plan.model, dict(self._plan.metrics)
+        model = self._plan.model
+        functions = dict(self._plan.metrics)
         if self._plan.validation is not None:
             functions["validation"] = self._plan.loss
         if not functions:
             return None, {}
         self._objective.eval()
-        samples, sums = 0, dict.fromkeys(functions, 0.0)
+        samples = 0
+        sums = dict.fromkeys(functions, 0.0)
         seeded = partial(reseed, self._plan.seed, self._group.rank, number, _EVALUATION)
         with torch.no_grad():
             for batch in self._held_out.epoch(number, 0, seeded):
-                here, count = moved(batch, self._group.device), samples_of(batch)
+                here = moved(batch, self._group.device)
+                count = samples_of(batch)
                 samples += count
                 for name, function in functions.items():
                     sums[name] += float(call(function, here, model)) * count
@@ -206,7 +218,8 @@ class Trainer:
         return validation, means
 
     def _history(self, status: FitStatus) -> History:
-        state, note = self._state, ""
+        state = self._state
+        note = ""
         weights: int | None = None if state.position.step else len(state.epochs)
         if status is FitStatus.NOT_FINITE:
             weights = state.kept_epoch

@@ -189,7 +189,9 @@ def _keep_readable(axes: Any) -> None:
 
 
 def _region(axes: Any, envelope: Envelope, colour: str, name: str, alpha: float) -> None:
-    growth, least, most = envelope.growth, envelope.least, envelope.most
+    growth = envelope.growth
+    least = envelope.least
+    most = envelope.most
     outline = np.concatenate([most, least[::-1], most[:1]])
     around = np.concatenate([growth, growth[::-1], growth[:1]])
     axes.fill_between(growth, least, most, color=colour, alpha=alpha, lw=0)

@@ -111,7 +111,8 @@ def _over_line(
 
 def _window(found: ReactionMap) -> tuple[float, float]:
     """Return what is shown of a line: the domain, or a margin around the kinks."""
-    low, high = float(found.domain.min()), float(found.domain.max())
+    low = float(found.domain.min())
+    high = float(found.domain.max())
     ends = [end for r in found.regions for end in r.corners.ravel() if np.isfinite(end)] or [0.0]
     margin = max(1.0, 0.75 * (max(ends) - min(ends)))
     return (
@@ -122,7 +123,8 @@ def _window(found: ReactionMap) -> tuple[float, float]:
 
 def _inner(region: Region, low: float, high: float) -> tuple[float, float]:
     """Return the ends of a region as shown, not quite at its border, where answers may jump."""
-    first, last = max(low, region.corners.min()), min(high, region.corners.max())
+    first = max(low, region.corners.min())
+    last = min(high, region.corners.max())
     room = _BESIDE * (last - first)
     return first + room, last - room
 
@@ -171,7 +173,8 @@ def _over_plane(found: ReactionMap, mark: Sequence[float] | None, label: str) ->
             style = {"color": COLOURS[1], "linewidth": 3.0, "marker": "o", "markersize": 4}
             left.plot(*part.corners.T, **style)
     (low, high), (bottom, top) = np.array([found.domain.min(axis=0), found.domain.max(axis=0)]).T
-    x, y = np.linspace(low, high, _PER_SIDE), np.linspace(bottom, top, _PER_SIDE)
+    x = np.linspace(low, high, _PER_SIDE)
+    y = np.linspace(bottom, top, _PER_SIDE)
     values = np.array([[_value(found, np.array([a, b])) for a in x] for b in y])
     if np.isfinite(values).sum() > 1:
         filled = right.contourf(x, y, np.ma.masked_invalid(values), levels=16, cmap="cividis")

@@ -134,7 +134,8 @@ def _unique(terms: Terms) -> Terms:
     if not len(terms.place):
         return terms
     order = np.lexsort((terms.source, terms.place))
-    place, source = terms.place[order], terms.source[order]
+    place = terms.place[order]
+    source = terms.source[order]
     first = np.append(True, (np.diff(place) != 0) | (np.diff(source) != 0))
     value = np.add.reduceat(terms.value[order], np.flatnonzero(first))
     return Terms(place[first], source[first], value)

@@ -37,7 +37,9 @@ def compile_program(
         If the problem is not convex in its variables, has integers, needs a cone that is not
         supported, or multiplies parameters in a way that CVXPY's parametric rules exclude.
     """
-    leaves, first, rows = {}, 0, list(constraints)
+    leaves = {}
+    first = 0
+    rows = list(constraints)
     for variable in variables:
         _refuse_integers(who, variable)
         leaf = make_leaf(variable, first, semidefinite=True)
@@ -81,15 +83,19 @@ class _Assembly:
     """Puts a compiled level's terms over columns, rows in the order of ``ParametricProgram``."""
 
     def __init__(self, level: Level, leaves: dict[int, Leaf], first: int, source: Array) -> None:
-        self.level, self.leaves, self.source = level, leaves, source
+        self.level = level
+        self.leaves = leaves
+        self.source = source
         self.tensors = level.tensors()
-        self.place, self.product = np.full(level.n, -1), np.full(level.n, -1)
+        self.place = np.full(level.n, -1)
+        self.product = np.full(level.n, -1)
         starts = {leaf.plain.id: leaf.first for leaf in leaves.values()}
         self.n = first
         for i, start in level.plain_columns.items():
             size = level.sizes[i]
             if i not in starts:
-                starts[i], self.n = self.n, self.n + size
+                starts[i] = self.n
+                self.n = self.n + size
             self.place[start : start + size] = np.arange(starts[i], starts[i] + size)
         entry = 0
         for start, (p, _, _) in zip(level.product_columns, level.products, strict=True):
@@ -99,10 +105,13 @@ class _Assembly:
         self.products = entry
 
     def program(self, who: str, inputs: tuple[Any, ...]) -> ParametricProgram:
-        level, n = self.level, self.n
+        level = self.level
+        n = self.n
         order = [np.flatnonzero(level.linear_rows & level.equality)]
         order += [np.flatnonzero(level.linear_rows & ~level.equality)]
-        maps, cones, start = [], [], sum(map(len, order))
+        maps = []
+        cones = []
+        start = sum(map(len, order))
         for kind, rows in zip(level.cone_kinds, level.cone_rows, strict=True):
             size = len(rows)
             if kind is Kind.SEMIDEFINITE:
@@ -114,14 +123,14 @@ class _Assembly:
             cones.append(ConeBlock(kind, start, start + size))
             start += size
         spread = _spread(order, maps, len(level.linear_rows), start)
-        A, b = self._rows(self.tensors["A"], spread), self._rows(self.tensors["b"], spread)
+        A = self._rows(self.tensors["A"], spread)
+        b = self._rows(self.tensors["b"], spread)
         curved, H, q, r = self._objective()
-        constraint, entry = np.full(start, -1), np.zeros(start, int)
+        constraint = np.full(start, -1)
+        entry = np.zeros(start, int)
         linear = np.concatenate(order)
-        constraint[: len(linear)], entry[: len(linear)] = (
-            level.row_constraint[linear],
-            level.row_entry[linear],
-        )
+        constraint[: len(linear)] = level.row_constraint[linear]
+        entry[: len(linear)] = level.row_entry[linear]
         for block, rows in zip(cones, level.cone_rows, strict=True):
             constraint[block.start : block.stop] = level.row_constraint[rows[0]]
             # The rows of a matrix are a triangle; their entry is the number of the matrix.
@@ -159,7 +168,8 @@ class _Assembly:
         offset = np.arange(len(which)) - np.repeat(np.cumsum(inside) - inside, inside)
         at = spread.indptr[tensor.row[which]] + offset
         value = tensor.value[which] * spread.data[at]
-        row, column = spread.indices[at], tensor.column[which]
+        row = spread.indices[at]
+        column = tensor.column[which]
         if tensor is self.tensors["A"]:
             if (self.place[column] < 0).any():
                 raise UnsupportedProblem(
@@ -169,7 +179,8 @@ class _Assembly:
         return Terms(row, self.source[tensor.parameter[which]], value)
 
     def _objective(self) -> tuple[tuple[Curvature, ...], Terms, Terms, Terms]:
-        c, square = self.tensors["c"], self.tensors["P"]
+        c = self.tensors["c"]
+        square = self.tensors["P"]
         weighted = self.product[c.row] >= 0
         source = self.source[c.parameter]
         weight = Terms(self.product[c.row], source, c.value).take(weighted)
@@ -179,12 +190,14 @@ class _Assembly:
         H = self._square(square)
         if not self.products:
             return (), H, q, r
-        left, right = self._side(0), self._side(1)
+        left = self._side(0)
+        right = self._side(1)
         curved, more = split(left, right, Affine.collect(weight, self.products), self.n)
         return curved, Terms.join(H, more[0]), Terms.join(q, more[1]), Terms.join(r, more[2])
 
     def _square(self, tensor: Tensor) -> Terms:
-        row, column = self.place[tensor.row], self.place[tensor.column]
+        row = self.place[tensor.row]
+        column = self.place[tensor.column]
         if (row < 0).any() or (column < 0).any():
             raise UnsupportedProblem(
                 f"The objective of {self.level.who} has degree four or more in its variables."
@@ -199,7 +212,8 @@ class _Assembly:
         rows = np.concatenate([pair[which] for pair in self.level.side_rows])
         position = np.full(len(self.level.linear_rows), -1)
         position[rows] = np.arange(len(rows))
-        A, b = self.tensors["A"], self.tensors["b"]
+        A = self.tensors["A"]
+        b = self.tensors["b"]
         own = position[A.row] >= 0
         if (self.place[A.column[own]] < 0).any():
             raise UnsupportedProblem(

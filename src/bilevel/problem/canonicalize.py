@@ -53,7 +53,9 @@ class _Compiled:
     def __init__(
         self, levels: tuple[Level, ...], places: Sequence[Array], columns: Columns, n: int
     ) -> None:
-        self.levels, self.places, self.columns = levels, tuple(places), columns
+        self.levels = levels
+        self.places = tuple(places)
+        self.columns = columns
         self._expanders = tuple(Expander(*pair, n) for pair in zip(levels, places, strict=True))
         self._fixed: dict[int, Expanded] = {}
 
@@ -93,7 +95,9 @@ class Canonical:
         names: Sequence[str],
     ) -> None:
         self._sources = (leader, *followers)
-        self._prices, self._values, self._names = tuple(prices), tuple(values), tuple(names)
+        self._prices = tuple(prices)
+        self._values = tuple(values)
+        self._names = tuple(names)
         self.leaves: dict[int, Leaf] = {}
         first = 0
         extra = [p.variable for p in prices] + [v for v, _ in values]
@@ -145,7 +149,9 @@ class Canonical:
 
     def _compile(self, parameters: Mapping[int, Any]) -> _Compiled:
         expressions = {i: leaf.expression for i, leaf in self.leaves.items()}
-        levels, places, n = [], [], self._n_plain
+        levels = []
+        places = []
+        n = self._n_plain
         starts = {leaf.plain.id: leaf.first for leaf in self.leaves.values()}
         for source in self._sources:
             constraints = [*source.constraints]
@@ -180,9 +186,11 @@ class Canonical:
         plain = {self._plain_parameters[i].id: value for i, value in values.items()}
         expanded = [compiled.expand(k, plain) for k in range(len(compiled.levels))]
         pattern = self._pattern(compiled.columns, expanded)
-        followers, moved = [], []
+        followers = []
+        moved = []
         for k, level in enumerate(expanded[1:]):
-            own, touched = pattern.own[k], pattern.touched[k]
+            own = pattern.own[k]
+            touched = pattern.touched[k]
             rows = level.rows.take(touched)
             followers.append(FollowerForm(self._names[k], own, level.objective, rows, level.cones))
             moved.append(level.rows.take(~touched))
@@ -230,8 +238,10 @@ class Canonical:
 
     def _columns(self, places: Sequence[Array], n: int) -> Columns:
         names = [f"epigraph[{i}]" for i in range(n)]
-        lower, upper = np.full(n, -np.inf), np.full(n, np.inf)
-        integer, owner = np.zeros(n, bool), np.full(n, LEADER)
+        lower = np.full(n, -np.inf)
+        upper = np.full(n, np.inf)
+        integer = np.zeros(n, bool)
+        owner = np.full(n, LEADER)
         for level, place in enumerate(places):
             owner[place[place >= self._n_plain]] = level - 1
         for level, source in enumerate(self._sources):
@@ -244,8 +254,10 @@ class Canonical:
                 low, high = leaf.bounds
                 if leaf.basis is not None:
                     entry = np.asarray(leaf.basis.argmax(axis=0)).ravel()
-                    low, high = low[entry], high[entry]
-                lower[leaf.columns], upper[leaf.columns] = low, high
+                    low = low[entry]
+                    high = high[entry]
+                lower[leaf.columns] = low
+                upper[leaf.columns] = high
         auxiliary = np.arange(n) >= self._n_plain
         return Columns(tuple(names), lower, upper, integer, owner, auxiliary)
 
@@ -280,9 +292,12 @@ def _bounds_from_rows(columns: Columns, rows: Rows) -> tuple[Columns, Rows]:
     column = rows.A.indices[rows.A.indptr[index]]
     value = rows.A.data[rows.A.indptr[index]]
     leads = columns.owner[column] == LEADER
-    index, column, value = index[leads], column[leads], value[leads]
+    index = index[leads]
+    column = column[leads]
+    value = value[leads]
     bound = rows.b[index] / value
-    lower, upper = columns.lower.copy(), columns.upper.copy()
+    lower = columns.lower.copy()
+    upper = columns.upper.copy()
     np.minimum.at(upper, column[value > 0], bound[value > 0])
     np.maximum.at(lower, column[value < 0], bound[value < 0])
     keep = np.ones(len(rows), bool)

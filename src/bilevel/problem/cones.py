@@ -131,7 +131,8 @@ def into_dual(value: Array, kind: Kind) -> Array:
     elif kind is Kind.SEMIDEFINITE:
         moved += outside(value, kind) * to_triangle(np.eye(order(len(value))))
     else:
-        u, w = min(moved[0], 0.0), max(moved[2], 0.0)
+        u = min(moved[0], 0.0)
+        w = max(moved[2], 0.0)
         if u == 0.0 or w == 0.0:
             moved[:] = 0.0, max(moved[1], 0.0), w
         else:

@@ -112,7 +112,8 @@ def _constant(
     L, R = (_matrix(side.linear) for side in (left, right))
     half = L.T @ (w @ R)
     H = sp.coo_array(half)
-    l0, r0 = left.offset.constant, right.offset.constant
+    l0 = left.offset.constant
+    r0 = right.offset.constant
     q = L.T @ (w @ r0) + R.T @ (w @ l0)
     constant = float(l0 @ (w @ r0))
     return (
@@ -133,9 +134,11 @@ def _once(
     weights = _all_terms(weight)
     third = _Factor(weights.place, np.zeros(len(weights.place), int), weights)
     pairs = first.times(second, n + 1).times(third.take_rows(mask), 1)
-    i, j = pairs.column // (n + 1), pairs.column % (n + 1)
+    i = pairs.column // (n + 1)
+    j = pairs.column % (n + 1)
     terms = pairs.terms
-    square, linear = (i < n) & (j < n), (i < n) ^ (j < n)
+    square = (i < n) & (j < n)
+    linear = (i < n) ^ (j < n)
     constant = (i == n) & (j == n)
     H = terms.take(square).move((i * n + j)[square])
     q = terms.take(linear).move(np.minimum(i, j)[linear])
@@ -162,7 +165,8 @@ class _Factor:
         mine = np.repeat(np.arange(len(self.row)), count)
         offset = np.arange(len(mine)) - np.repeat(np.cumsum(count) - count, count)
         theirs = order[np.repeat(start, count) + offset]
-        a, b = self.terms, other.terms
+        a = self.terms
+        b = other.terms
         # At most one of the factors depends on a parameter.
         source = np.maximum(a.source[mine], b.source[theirs])
         value = a.value[mine] * b.value[theirs]
@@ -171,7 +175,8 @@ class _Factor:
 
 
 def _with_offset(side: Side, n: int) -> _Factor:
-    linear, offset = _all_terms(side.linear.entries), _all_terms(side.offset)
+    linear = _all_terms(side.linear.entries)
+    offset = _all_terms(side.offset)
     row = np.concatenate([side.linear.row[linear.place], offset.place])
     column = np.concatenate([side.linear.column[linear.place], np.full(len(offset.place), n)])
     return _Factor(row, column, Terms.join(linear, offset))
@@ -189,7 +194,8 @@ def _matrix(matrix: AffineMatrix) -> sp.csr_array:
 
 
 def _arrays(side: Side) -> tuple[Array, ...]:
-    entries, offset = side.linear.entries, side.offset
+    entries = side.linear.entries
+    offset = side.offset
     return (
         side.linear.place,
         entries.constant,

@@ -29,7 +29,8 @@ def drop_empty_rows(program: ParametricProgram) -> ParametricProgram:
         If a row without variables may be violated.
     """
     linear = np.arange(program.m) < program.equalities + program.inequalities
-    entries, used = program.A.entries, np.zeros(program.m, bool)
+    entries = program.A.entries
+    used = np.zeros(program.m, bool)
     used[program.A.row[entries.constant != 0]] = True
     used[program.A.row[entries.terms.place[entries.terms.value != 0]]] = True
     empty = linear & ~used
@@ -51,7 +52,8 @@ def drop_empty_rows(program: ParametricProgram) -> ParametricProgram:
     shift = int(empty.sum())
     terms = b.terms.take(keep[b.terms.place])
     stays = keep[A.row]
-    entry, old = np.cumsum(stays) - 1, A.entries.terms
+    entry = np.cumsum(stays) - 1
+    old = A.entries.terms
     kept = old.take(stays[old.place])
     return replace(
         program,
@@ -72,7 +74,8 @@ def drop_empty_rows(program: ParametricProgram) -> ParametricProgram:
 
 def _alike(inputs: Sequence[Any]) -> Array:
     """Return for each input's entry the first one that has the same value by symmetry."""
-    parts, first = [np.empty(0, int)], 0
+    parts = [np.empty(0, int)]
+    first = 0
     for leaf in inputs:
         index = first + np.arange(leaf.size).reshape(leaf.shape)
         if any(leaf.attributes.get(name) for name in ("symmetric", "PSD", "NSD")):

@@ -76,7 +76,9 @@ class Expander:
     """
 
     def __init__(self, level: Level, place: Array, n: int) -> None:
-        self._level, self._place, self._n = level, place, n
+        self._level = level
+        self._place = place
+        self._n = n
         none = np.empty(0, int)
         sides = [np.concatenate([none, *(pair[s] for pair in level.side_rows)]) for s in range(2)]
         self._keep = np.flatnonzero(level.linear_rows)
@@ -86,7 +88,8 @@ class Expander:
         self._slices = [slice(e - len(p), e) for e, p in zip(ends, parts, strict=True)]
         self._count = len(sides[0])
         local = np.arange(level.n)
-        plain, inside = local[place >= 0], local[place < 0]
+        plain = local[place >= 0]
+        inside = local[place < 0]
         ones = np.ones(level.n)
         self._columns = sp.csr_array(
             (ones[plain], (plain, place[plain])), shape=(level.n, n), dtype=float
@@ -140,15 +143,18 @@ class Expander:
     ) -> tuple[Cone, ...]:
         found = []
         for number, part in enumerate(parts):
-            kind, triangle = self._level.cone_kinds[number], self._maps[number]
+            kind = self._level.cone_kinds[number]
+            triangle = self._maps[number]
             if inside[part].nnz:
                 raise UnsupportedProblem(
                     f"A norm or another nonlinear function (a {kind.value} cone) in the problem "
                     f"of {self._level.who} contains a product of variables."
                 )
-            A, rhs = columns[part], b[part]
+            A = columns[part]
+            rhs = b[part]
             if triangle is not None:
-                A, rhs = sp.csr_array(triangle @ A), triangle @ rhs
+                A = sp.csr_array(triangle @ A)
+                rhs = triangle @ rhs
             found.append(Cone(A, rhs, f"cone{number}", kind))
         return tuple(found)
 
@@ -177,7 +183,10 @@ class Expander:
     def _quadratic(self, source: sp.csr_array, weight: Array, products: Products) -> _Quadratic:
         """Return the products in the objective, each with its weight, multiplied out."""
         n = self._n
-        P, c, constant, cubic = self._place_square(source), np.zeros(n), 0.0, Monomials.empty(3)
+        P = self._place_square(source)
+        c = np.zeros(n)
+        constant = 0.0
+        cubic = Monomials.empty(3)
         if weight.any() and products.is_flat:
             (L, R), (l0, r0) = products.linear, products.offset
             half = L.T @ (sp.diags_array(weight) @ R)
@@ -220,7 +229,9 @@ class Expander:
         if not inside.nnz:
             return Rows(A, b, equality, Monomials.empty(), self._names)
         b = b.copy()
-        row, factors, value = [], [], []
+        row = []
+        factors = []
+        value = []
         extra: tuple[list[int], list[int], list[float]] = ([], [], [])
         for i in np.flatnonzero(np.diff(inside.indptr)).tolist():
             part = slice(inside.indptr[i], inside.indptr[i + 1])

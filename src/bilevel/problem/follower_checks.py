@@ -83,7 +83,8 @@ def value_row(column: int, follower: FollowerForm) -> Rows:
             f"The value of follower {follower.name!r} cannot be used by the leader while a leader "
             f"variable scales its quadratic term."
         )
-    n, sign = len(objective.c), objective.sign
+    n = len(objective.c)
+    sign = objective.sign
     linear = sign * objective.c
     linear[column] -= 1.0
     coo = objective.P.tocoo()

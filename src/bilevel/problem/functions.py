@@ -103,7 +103,8 @@ class Rows:
         position = _positions(free, len(w))
         fixed = w.copy()
         fixed[free] = 0.0
-        A, rhs = sp.csr_array(self.A[:, free]), self.b - self.A @ fixed
+        A = sp.csr_array(self.A[:, free])
+        rhs = self.b - self.A @ fixed
         terms = self.products
         if not len(terms):
             return replace(self, A=A, b=rhs)
@@ -221,7 +222,8 @@ class Objective:
             _, column, value = split_once(self.cubic, inside, w)
             np.add.at(c, position[column], value)
             twice = inside.sum(axis=1) == 2
-            factors, kept = self.cubic.factors[twice], inside[twice]
+            factors = self.cubic.factors[twice]
+            kept = inside[twice]
             pair = position[factors[kept].reshape(-1, 2)]
             value = self.cubic.value[twice] * w[factors[~kept]]
             half = sp.coo_array((value, (pair[:, 0], pair[:, 1])), shape=P.shape)

@@ -76,7 +76,8 @@ class Leaf:
             return self.variable.entries
         if not self.variable.shape:
             return (name,)
-        size, shape = self.variable.size, self.variable.shape
+        size = self.variable.size
+        shape = self.variable.shape
         entries = (
             np.arange(size)
             if self.basis is None
@@ -94,8 +95,10 @@ class Leaf:
     @property
     def bounds(self) -> tuple[Array, Array]:
         """Entrywise lower and upper bounds that attributes declare, in the variable's vector."""
-        shape, attributes = self.variable.shape, self.variable.attributes
-        lower, upper = np.full(shape, -np.inf), np.full(shape, np.inf)
+        shape = self.variable.shape
+        attributes = self.variable.attributes
+        lower = np.full(shape, -np.inf)
+        upper = np.full(shape, np.inf)
         if attributes.get("bounds") is not None:
             for target, bound, take in zip(
                 (lower, upper), attributes["bounds"], (np.maximum, np.minimum), strict=True
@@ -166,16 +169,19 @@ def make_leaf(variable: cp.Variable, first: int, semidefinite: bool = False) -> 
 
 
 def _basis(variable: cp.Variable) -> sp.csr_array | None:
-    shape, attributes = variable.shape, variable.attributes
+    shape = variable.shape
+    attributes = variable.attributes
     flat = np.arange(variable.size).reshape(shape, order="F")
     if any(attributes.get(name) for name in ("symmetric", "PSD", "NSD")):
         row, column = np.triu_indices(shape[0])
         pairs = np.concatenate([flat[row, column], flat[column, row]])
         index = np.tile(np.arange(len(row)), 2)
         keep = np.concatenate([np.ones(len(row), bool), row != column])
-        pairs, index = pairs[keep], index[keep]
+        pairs = pairs[keep]
+        index = index[keep]
     elif attributes.get("diag"):
-        pairs, index = np.diag(flat), np.arange(shape[0])
+        pairs = np.diag(flat)
+        index = np.arange(shape[0])
     elif attributes.get("sparsity"):
         pairs = flat[tuple(np.asarray(part) for part in variable.sparse_idx)]
         index = np.arange(len(pairs))

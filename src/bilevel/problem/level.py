@@ -92,7 +92,8 @@ class Level:
         rewriter: Rewriter,
         conic: bool = False,
     ) -> None:
-        self.who, self._conic = who, conic
+        self.who = who
+        self._conic = conic
         self.maximize = isinstance(objective, cp.Maximize)
         target = rewriter.expression(objective.args[0])
         rows = [rewriter.constraint(constraint) for constraint in constraints]
@@ -209,11 +210,15 @@ class Level:
         Keys are ``P``, ``c``, ``constant``, ``A`` and ``b``, in the signs of ``arrays``. Parameters
         are numbered as in ``parameter_starts``.
         """
-        program, n, m = self._program, self.n, self._program.constr_size
+        program = self._program
+        n = self.n
+        m = self._program.constr_size
         sign = np.where(self.equality | ~self.linear_rows, 1.0, -1.0)
         rows = sp.coo_array(program.A)
-        row, column = rows.coords[0] % max(m, 1), rows.coords[0] // max(m, 1)
-        value, inside = rows.data * sign[row], column < n
+        row = rows.coords[0] % max(m, 1)
+        column = rows.coords[0] // max(m, 1)
+        value = rows.data * sign[row]
+        inside = column < n
         costs = sp.coo_array(program.q)
         linear = costs.coords[0] < n
         none = np.empty(0, int)

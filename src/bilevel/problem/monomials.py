@@ -62,7 +62,8 @@ class Monomials:
 def split_once(terms: Monomials, inside: Array, w: Array) -> tuple[Array, Array, Array]:
     """Return ``(row, column, coefficient)`` of the terms with exactly one factor inside."""
     once = inside.sum(axis=1) == 1
-    factors, kept = terms.factors[once], inside[once]
+    factors = terms.factors[once]
+    kept = inside[once]
     column = factors[kept]
     others = factors[~kept].reshape(len(column), factors.shape[1] - 1)
     return terms.row[once], column, terms.value[once] * w[others].prod(axis=1)

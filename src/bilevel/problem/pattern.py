@@ -17,7 +17,9 @@ class Pattern:
     def __init__(
         self, expanded: tuple[Expanded, ...], own: list[Array], touched: list[Array]
     ) -> None:
-        self._expanded, self.own, self.touched = expanded, own, touched
+        self._expanded = expanded
+        self.own = own
+        self.touched = touched
         self._columns: Columns | None = None
         self._first: StandardForm | None = None
 
@@ -33,7 +35,8 @@ class Pattern:
     def share(self, form: StandardForm, columns: Columns) -> None:
         """Give a form the structure that an earlier one with the same matrices has computed."""
         if self._first is None or self._columns is not columns:
-            self._first, self._columns = form, columns
+            self._first = form
+            self._columns = columns
             return
         known = vars(self._first)
         vars(form).update({name: known[name] for name in self._SHARED if name in known})

@@ -33,7 +33,8 @@ def source_of(inputs: Sequence[Any], plain: Mapping[int, cp.Parameter], level: L
     ``theta`` holds the entries of the inputs one after the other, each row by row.
     """
     starts = level.parameter_starts
-    source, first = np.full(starts[-1] + 1, ONE), 0
+    source = np.full(starts[-1] + 1, ONE)
+    first = 0
     for leaf in inputs:
         start = starts.get(plain[leaf.id].id)
         if start is not None:
@@ -46,7 +47,8 @@ def source_of(inputs: Sequence[Any], plain: Mapping[int, cp.Parameter], level: L
 def attribute_rows(leaf: Leaf) -> list[Any]:
     """Bounds that a follower's variable declares, as constraints: each has a multiplier."""
     variable, (lower, upper) = leaf.variable, leaf.bounds
-    rows, vector = [], cp.vec(variable, order="F")
+    rows = []
+    vector = cp.vec(variable, order="F")
     for bound, build in ((lower, lambda v, s: v >= s), (upper, lambda v, s: v <= s)):
         finite = np.flatnonzero(np.isfinite(bound))
         if len(finite):

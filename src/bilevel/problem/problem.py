@@ -259,7 +259,9 @@ def _own(problem: Problem) -> tuple[cp.Variable, ...]:
 def _canonical(problem: Problem) -> Canonical:
     used = {v.id for part in (problem.objective, *problem.constraints) for v in part.variables()}
     leader = LevelSource("the leader", problem.objective, problem.constraints, problem.variables)
-    sources, prices, values = [], [], []
+    sources = []
+    prices = []
+    values = []
     for k, follower in enumerate(problem.followers):
         who = f"follower {follower.name!r}"
         sources.append(

@@ -86,10 +86,13 @@ class Rewriter:
     def _multiply(self, node: Any, left: Any, right: Any) -> Any:
         if isinstance(node, multiply):
             return self._lift(left, right, node.shape)
-        rows, inner, columns = left.shape[:-1] or (1,), left.shape[-1], right.shape[1:] or (1,)
+        rows = left.shape[:-1] or (1,)
+        inner = left.shape[-1]
+        columns = right.shape[1:] or (1,)
         if left.ndim > 2 or right.ndim > 2:
             return node.copy([left, right])
-        m, n = rows[0], columns[0]
+        m = rows[0]
+        n = columns[0]
         # Entry (i, j) of the product is the sum over l of left[i, l] * right[l, j].
         i, j, k = (part.ravel() for part in np.indices((m, n, inner)))
         p = self._lift(_entries(left, i + m * k), _entries(right, k + inner * j), (m * n * inner,))

@@ -185,7 +185,10 @@ class Instances:
         z: Sequence[Any] = (),
         in_dims: Sequence[int | None] | None = None,
     ) -> None:
-        self.problem, self.x, self.y, self.z = problem, x, y, tuple(z)
+        self.problem = problem
+        self.x = x
+        self.y = y
+        self.z = tuple(z)
         self.in_dims = (None,) * len(self.z) if in_dims is None else tuple(in_dims)
         sizes = {
             leaf.shape[0] if leaf.ndim else 0
@@ -197,7 +200,8 @@ class Instances:
             raise ProblemError("A batched input z has no instance: it is empty, or has no axis.")
         if len(sizes) > 1:
             raise ProblemError(f"The inputs z have different batch sizes: {sorted(sizes)}.")
-        self.is_batched, self.count = bool(sizes), next(iter(sizes), 1)
+        self.is_batched = bool(sizes)
+        self.count = next(iter(sizes), 1)
 
     def at(self, z: Sequence[Any]) -> Instances:
         """Return the same problem at other inputs of the same shapes."""
@@ -254,7 +258,8 @@ class Instances:
 
 def nodes_behind(tensor: Tensor) -> Iterator[Any]:
     """Yield the nodes of the graph that a tensor comes from, each once."""
-    seen, open_nodes = set(), [tensor.grad_fn]
+    seen = set()
+    open_nodes = [tensor.grad_fn]
     while open_nodes:
         node = open_nodes.pop()
         if node is not None and node not in seen:

@@ -177,7 +177,8 @@ class StandardForm:
     @cached_property
     def integer_followers(self) -> tuple[str, ...]:
         """A reason against every method for continuous followers, per integer follower."""
-        names, whole = self.columns.names, self.columns.integer
+        names = self.columns.names
+        whole = self.columns.integer
         decides = [(f.name, f.columns[whole[f.columns]]) for f in self.followers]
         return tuple(
             f"Follower {name!r} decides the integer variable {names[own[0]]}. Optimality "
@@ -202,7 +203,8 @@ def sum_flags(flags: Iterator[Structure]) -> Structure:
 
 
 def _flags(form: StandardForm) -> Iterator[Structure]:
-    columns, linking = form.columns, form.linking_mask
+    columns = form.columns
+    linking = form.linking_mask
     leader = ~form.follower_mask
     if not form.objective.is_linear:
         yield Structure.LEADER_QUADRATIC

@@ -60,7 +60,8 @@ class Tree:
                 )
         self._shapes = [leaf.shape for leaf in given]
         self._sizes = [leaf.numel() for leaf in given]
-        self.size, self._name = sum(self._sizes), name
+        self.size = sum(self._sizes)
+        self._name = name
         if len({(leaf.dtype, leaf.device) for leaf in given}) > 1:
             raise ProblemError(f"The tensors of {name} differ in dtype or device.")
         self._empty = given[0].new_zeros(0) if given else torch.zeros(0)

@@ -1,9 +1,9 @@
 """Bilevel problem to single-level program, and the way back."""
 
 from bilevel.reformulate.encodings import SOS1, AbstractEncoding, BigM, Indicator, Product
+from bilevel.reformulate.inner_dual import InnerDual
 from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.lift import lift
-from bilevel.reformulate.inner_dual import InnerDual
 from bilevel.reformulate.reformulation import AbstractReformulation, Reformulated
 from bilevel.reformulate.strong_duality import StrongDuality
 from bilevel.reformulate.worst_answer import WorstAnswer

@@ -12,8 +12,8 @@ from bilevel.problem.functions import Array, Objective, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Program
 from bilevel.reformulate.closed_bounds import network_bounds, packing_bounds
-from bilevel.reformulate.reformulation import begin
 from bilevel.reformulate.mccormick import MARGIN, extremes, relaxation, unit
+from bilevel.reformulate.reformulation import begin
 from bilevel.response.answer import continuous_program, solve_continuous
 
 
@@ -128,7 +128,8 @@ def _check_recession(form: StandardForm, k: int, asked: Array) -> None:
     equations = replace(Rows.empty(m), A=transposed, b=np.zeros(count))
     equations = replace(equations, equality=np.ones(count, bool), names=("cancels",) * count)
     objective = Objective(sp.csr_array((m, m)), -asked.astype(float))
-    lower, upper = np.where(rows.equality, -np.inf, 0.0), np.where(asked, 1.0, np.inf)
+    lower = np.where(rows.equality, -np.inf, 0.0)
+    upper = np.where(asked, 1.0, np.inf)
     program = continuous_program(objective, equations, lower, upper)
     raw, _ = solve_continuous(program, ("highs", "clarabel"))
     if raw is None or raw.v is None:

@@ -50,7 +50,8 @@ class Builder:
         recipe: Callable[[Array], Any] | None = None,
     ) -> Array:
         """Add columns (scalars are repeated) and say how they follow from earlier ones."""
-        first, count = len(self.names), len(names)
+        first = len(self.names)
+        count = len(names)
         self.names.extend(names)
         for part, values in (
             (self._lower, lower),
@@ -93,7 +94,8 @@ class Builder:
 
     def range(self, column: int) -> float:
         """Return how many values but one an integer column may take; infinity for others."""
-        low, high = np.ceil(self._lower[column]), np.floor(self._upper[column])
+        low = np.ceil(self._lower[column])
+        high = np.floor(self._upper[column])
         return float(high - low) if self._integer[column] else np.inf
 
     def rows(self, rows: Rows) -> None:

@@ -133,7 +133,8 @@ def network_bounds(form: StandardForm, k: int) -> tuple[Array, str] | None:
     unit = matrix.value / size[matrix.row]
     if (abs(abs(unit) - 1.0) > _ENTRY)[several].any():
         return None
-    sign, column = np.sign(unit[several]), matrix.column[several]
+    sign = np.sign(unit[several])
+    column = matrix.column[several]
     for side in (1.0, -1.0):
         if (np.bincount(column[sign == side], minlength=matrix.shape[1]) > 1).any():
             return None
@@ -177,7 +178,8 @@ def _with_gradient(form: StandardForm, k: int, matrix: _Matrix) -> _Matrix | Non
     follower = form.followers[k]
     curved = sp.csr_array(follower.objective.P[follower.columns])
     constant = follower.objective.c[follower.columns]
-    low, high = constant.copy(), constant.copy()
+    low = constant.copy()
+    high = constant.copy()
     moving = np.flatnonzero(np.diff(curved.indptr))
     if len(moving):
         program = relaxation(form).program

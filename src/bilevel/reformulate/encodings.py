@@ -1,7 +1,8 @@
 """How a program says that one of two columns is zero.
 
-An encoding is an argument. ``pair`` writes complementarity of a multiplier and a slack; ``implication``
-that a column is zero when a binary has a given value: so a product with a binary becomes linear.
+An encoding is an argument. ``pair`` writes complementarity of a multiplier and a slack;
+``implication`` that a column is zero when a binary has a given value: so a product with a binary
+becomes linear.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class PairBounds:
 class AbstractEncoding(ABC):
     """One way to write ``a >= 0, b >= 0, a * b = 0``."""
 
-    #: Whether products with a binary are written by ``implication`` instead of being left to the backend.
+    #: Whether products with a binary are written by ``implication``, not left to the backend.
     linearizes: ClassVar[bool] = True
     #: Whether the encoding loses nothing; with bounds from the user it may.
     proved: bool = True
@@ -79,7 +80,9 @@ class AbstractEncoding(ABC):
         """
 
     @abstractmethod
-    def implication(self, builder: Builder, binary: int, active: int, target: int, name: str) -> None:
+    def implication(
+        self, builder: Builder, binary: int, active: int, target: int, name: str
+    ) -> None:
         """Add: if ``binary`` equals ``active``, column ``target`` is zero."""
 
 
@@ -111,7 +114,9 @@ class SOS1(AbstractEncoding):
         del bounds
         builder.sos1(f"sos1[{name}]", (multiplier, slack))
 
-    def implication(self, builder: Builder, binary: int, active: int, target: int, name: str) -> None:
+    def implication(
+        self, builder: Builder, binary: int, active: int, target: int, name: str
+    ) -> None:
         """See the abstract method."""
         switch = binary if active else builder.complement(binary)
         builder.sos1(f"sos1[{name}]", (target, switch))
@@ -143,7 +148,9 @@ class Indicator(AbstractEncoding):
         builder.indicator(switch, 0, multiplier, f"indicator[{name}.dual]")
         builder.indicator(switch, 1, slack, f"indicator[{name}.slack]")
 
-    def implication(self, builder: Builder, binary: int, active: int, target: int, name: str) -> None:
+    def implication(
+        self, builder: Builder, binary: int, active: int, target: int, name: str
+    ) -> None:
         """See the abstract method."""
         builder.indicator(binary, active, target, f"indicator[{name}]")
 
@@ -196,7 +203,8 @@ class BigM(AbstractEncoding):
 
     def bounds(self, form: StandardForm, k: int, slacks: bool = True) -> PairBounds:
         """See the abstract method."""
-        m, said = len(form.followers[k].rows), []
+        m = len(form.followers[k].rows)
+        said = []
         if self.multiplier is None:
             # Strong duality bounds only what is multiplied by a leader's column.
             needed = None if slacks else form.followers[k].rows.touches(form.linking(k))
@@ -227,7 +235,9 @@ class BigM(AbstractEncoding):
         builder.row([multiplier, switch], [1.0, -bounds[0]], 0.0, f"bigm[{name}.dual]")
         builder.row([slack, switch], [1.0, bounds[1]], bounds[1], f"bigm[{name}.slack]")
 
-    def implication(self, builder: Builder, binary: int, active: int, target: int, name: str) -> None:
+    def implication(
+        self, builder: Builder, binary: int, active: int, target: int, name: str
+    ) -> None:
         """See the abstract method."""
         sides = zip((-1.0, 1.0), builder.bounds(target), strict=True)
         for sign, bound in sides:
@@ -280,7 +290,9 @@ class Product(AbstractEncoding):
         terms = [(multiplier, slack, 1.0)]
         builder.row([], [], self.eps, f"product[{name}]", products=terms)
 
-    def implication(self, builder: Builder, binary: int, active: int, target: int, name: str) -> None:
+    def implication(
+        self, builder: Builder, binary: int, active: int, target: int, name: str
+    ) -> None:
         """See the abstract method; products with binaries are left to the backend."""
         factor = (target, binary, 1.0)
         linear = ([], []) if active else ([target], [1.0])

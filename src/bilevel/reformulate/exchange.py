@@ -59,7 +59,9 @@ def exchange(
 
 
 def _without_products(objective: Objective, follower: FollowerForm, lam: Array) -> Objective:
-    own, rows, n = follower.columns, follower.rows, len(objective.c)
+    own = follower.columns
+    rows = follower.rows
+    n = len(objective.c)
     others = np.ones(follower.objective.P.shape[0], bool)
     others[own] = False
     products = follower.objective.P[own][:, others]

@@ -11,15 +11,6 @@ from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.reformulate.builder import Builder
 from bilevel.reformulate.encodings import SOS1, AbstractEncoding
-from bilevel.reformulate.products import Linearizer
-from bilevel.reformulate.reformulation import (
-    AbstractReformulation,
-    Reformulated,
-    add_multipliers,
-    begin,
-    stationarity,
-)
-from bilevel.reformulate.strong_duality import gap_row
 from bilevel.reformulate.pessimistic_parts import (
     as_inequalities,
     dual_rows,
@@ -30,6 +21,15 @@ from bilevel.reformulate.pessimistic_parts import (
     reasons_against,
     split,
 )
+from bilevel.reformulate.products import Linearizer
+from bilevel.reformulate.reformulation import (
+    AbstractReformulation,
+    Reformulated,
+    add_multipliers,
+    begin,
+    stationarity,
+)
+from bilevel.reformulate.strong_duality import gap_row
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,9 @@ class InnerDual(AbstractReformulation):
         label: str,
     ) -> list[int]:
         """Add: row ``r`` holds for every best answer of the followers. Return the scales ``t``."""
-        parts_linear, parts_products, scales = [], [], []
+        parts_linear = []
+        parts_products = []
+        scales = []
         rest, costs = split(form, row, r)
         for k, follower in enumerate(form.followers):
             lam = add_multipliers(builder, follower, None, label=label)

@@ -69,7 +69,8 @@ class KKT(AbstractReformulation):
         """See the abstract method."""
         builder = begin(form)
         linearizer = Linearizer(builder, self.encoding, self.encoding.box(form))
-        multipliers, origins = [], []
+        multipliers = []
+        origins = []
         for k in range(len(form.followers)):
             columns, _, rows, origin = optimality(form, k, builder, self.encoding)
             multipliers.append(columns)
@@ -82,7 +83,8 @@ class KKT(AbstractReformulation):
         objective = linearizer.objective(cost)
         note = "; ".join(dict.fromkeys(o for o in origins if o))
         proved = self.encoding.proved
-        program, tolerant = builder.build(objective), not self.encoding.linearizes
+        program = builder.build(objective)
+        tolerant = not self.encoding.linearizes
         return Reformulated(program, form.n, tuple(multipliers), proved, note, tolerant)
 
 
@@ -97,7 +99,8 @@ def optimality(
         Multiplier columns, slack columns (of the inequalities), the rows that remain to be
         added (feasibility and stationarity), and the origin of bounds.
     """
-    follower, bounds = form.followers[k], encoding.bounds(form, k)
+    follower = form.followers[k]
+    bounds = encoding.bounds(form, k)
     rows = follower.rows
     upper = None if bounds is None else bounds.multiplier
     columns = add_multipliers(builder, follower, upper)

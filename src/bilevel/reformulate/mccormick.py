@@ -116,9 +116,11 @@ def box_of(form: StandardForm, asked: Array) -> tuple[Array, Array]:
     tuple
         Lower and upper bounds of all columns, shape ``(n,)`` each, infinite where none is known.
     """
-    lower, upper = form.columns.lower.copy(), form.columns.upper.copy()
+    lower = form.columns.lower.copy()
+    upper = form.columns.upper.copy()
     asked = np.unique(asked[asked < form.n])
-    low, high = asked[np.isinf(lower[asked])].tolist(), asked[np.isinf(upper[asked])].tolist()
+    low = asked[np.isinf(lower[asked])].tolist()
+    high = asked[np.isinf(upper[asked])].tolist()
     if not low + high:
         return lower, upper
     builder = begin(form)

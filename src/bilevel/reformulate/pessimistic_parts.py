@@ -33,7 +33,9 @@ def split(
     for follower in form.followers:
         position = np.full(len(line), -1)
         position[follower.columns] = np.arange(len(follower.columns))
-        own, leader, value = [np.empty(0, int)], [np.empty(0, int)], [np.empty(0)]
+        own = [np.empty(0, int)]
+        leader = [np.empty(0, int)]
+        value = [np.empty(0)]
         for side in range(2):
             here = position[terms.factors[:, side]] >= 0
             own.append(position[terms.factors[here, side]])
@@ -82,7 +84,8 @@ def dual_rows(
 def homogenised(form: StandardForm, k: int, copy: Array, t: int, n: int) -> Rows:
     """Return ``A(x) v - t b(x) <= 0``."""
     follower = form.followers[k]
-    rows, own = follower.rows, follower.columns
+    rows = follower.rows
+    own = follower.columns
     position = np.full(form.n, -1)
     position[own] = np.arange(len(own))
     entries = rows.A.tocoo()
@@ -116,7 +119,8 @@ def dual_value(
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """Return the linear and bilinear terms of ``lam'b(x) + d(x)'v``."""
     follower = form.followers[k]
-    own, rows = follower.columns, follower.rows
+    own = follower.columns
+    rows = follower.rows
     mask = np.zeros(form.n, bool)
     mask[own] = True
     linear = (
@@ -219,7 +223,8 @@ def follows_from_optimality(form: StandardForm, row: Rows) -> bool:
         return False
     line = row.A.toarray().ravel()
     for follower in form.followers:
-        cost, part = follower.objective.c[follower.columns], line[follower.columns]
+        cost = follower.objective.c[follower.columns]
+        part = line[follower.columns]
         if not part.any():
             continue
         others = np.ones(form.n, bool)

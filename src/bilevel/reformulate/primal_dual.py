@@ -48,7 +48,8 @@ class LinearFollower:
     @staticmethod
     def of(form: StandardForm, follower: FollowerForm) -> LinearFollower | None:
         """Return a follower's parts, or ``None`` where it is not of this kind."""
-        own, rows = follower.columns, follower.rows
+        own = follower.columns
+        rows = follower.rows
         if not follower.is_linear or len(rows.products) or follower.objective.P[own].nnz:
             return None
         others = np.ones(form.n, bool)
@@ -56,10 +57,12 @@ class LinearFollower:
         touched = np.zeros(form.n, bool)
         touched[rows.A.indices] = True
         linking = np.flatnonzero(others & touched)
-        low, high = form.columns.lower[linking], form.columns.upper[linking]
+        low = form.columns.lower[linking]
+        high = form.columns.upper[linking]
         if not len(linking) or not (np.isfinite(low) & np.isfinite(high)).all():
             return None
-        B, C = rows.A[:, own].toarray(), rows.A[:, linking].toarray()
+        B = rows.A[:, own].toarray()
+        C = rows.A[:, linking].toarray()
         d = follower.objective.c[own]
         return LinearFollower(own, linking, B, C, rows.b, rows.equality, d, low, high)
 
@@ -161,7 +164,8 @@ def _lifted(
 ) -> tuple[Program, Array, int]:
     """Return the linear program in ``U = W - low lam``, and where its two kinds of rows are."""
     m, nx = parts.C.shape
-    n, count = program.n, m * nx
+    n = program.n
+    count = m * nx
     names = (*program.names, *(f"U{i}" for i in range(count)))
     sign = np.repeat(parts.equality, nx)
     every = np.eye(nx)
@@ -189,7 +193,8 @@ def _lifted(
     A = sp.csr_array(
         sp.vstack([widen(program.rows.A, n + count), stationary, above, dual[None, :]])
     )
-    first, second = len(program.rows), len(parts.own) * nx
+    first = len(program.rows)
+    second = len(parts.own) * nx
     b = np.concatenate(
         [program.rows.b, np.kron(parts.d, parts.low), np.zeros(len(kept)), np.zeros(1)]
     )

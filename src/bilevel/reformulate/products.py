@@ -73,13 +73,15 @@ class Linearizer:
         if not self._encoding.linearizes or objective.is_linear or is_convex(objective):
             return objective
         upper = sp.triu(objective.P).tocoo()
-        keep, terms = np.ones(upper.nnz, bool), []
+        keep = np.ones(upper.nnz, bool)
+        terms = []
         for t, (i, j, value) in enumerate(zip(upper.row, upper.col, upper.data, strict=True)):
             whole = [c for c in (int(i), int(j)) if self._is_whole(c)]
             if not whole:
                 continue
             keep[t] = False
-            first, other = whole[0], int(j) if int(i) == whole[0] else int(i)
+            first = whole[0]
+            other = int(j) if int(i) == whole[0] else int(i)
             # The diagonal carries x*x/2.
             value = 0.5 * value if i == j else value
             bits = self._expand(first)
@@ -97,11 +99,13 @@ class Linearizer:
 
     def _in_bits(self, rows: Rows) -> Rows:
         """Write the products that have no binary factor, but an integer one, in binaries."""
-        terms, builder = rows.products, self._builder
+        terms = rows.products
+        builder = self._builder
         linear: list[tuple[int, int, float]] = []
         products: list[tuple[int, tuple[int, int], float]] = []
         for row, (i, j), value in zip(terms.row, terms.factors, terms.value, strict=True):
-            i, j = int(i), int(j)
+            i = int(i)
+            j = int(j)
             if builder.is_binary(i) or builder.is_binary(j) or not self._is_whole(i, j):
                 products.append((row, (i, j), value))
                 continue
@@ -138,7 +142,8 @@ class Linearizer:
                     name, 0.0, 1.0, lambda w, k=k: float(round(w[column] - low) >> k & 1), True
                 )
                 parts.append((2.0**k, bit))
-            columns, values = [column, *(b for _, b in parts)], [1.0, *(-s for s, _ in parts)]
+            columns = [column, *(b for _, b in parts)]
+            values = [1.0, *(-s for s, _ in parts)]
             builder.row(columns, values, low, f"bits[{builder.names[column]}]", equality=True)
             self._bits[column] = Bits(low, tuple(parts))
         return self._bits[column]
@@ -158,7 +163,8 @@ class Linearizer:
         if (k, v) not in self._known:
             low, high = self._bounds(v)
             name = f"{builder.names[k]}*{builder.names[v]}"
-            low, high = min(low, 0.0), max(high, 0.0)
+            low = min(low, 0.0)
+            high = max(high, 0.0)
             on = builder.column(name, low, high, recipe=lambda w: w[k] * w[v])
             off = builder.column(f"not {name}", low, high, recipe=lambda w: w[v] - w[on])
             builder.row([v, on, off], [1.0, -1.0, -1.0], 0.0, name, equality=True)

@@ -129,7 +129,8 @@ def add_multipliers(
 
 def stationarity(follower: FollowerForm, multipliers: Array, n: int) -> Rows:
     r"""Return ``d/dw_j [f + lam'g + nu'h] = 0``, ``j`` own, over ``n`` columns."""
-    own, objective = follower.columns, follower.objective
+    own = follower.columns
+    objective = follower.objective
     position = np.full(n, -1)
     position[own] = np.arange(len(own))
     # A row of the follower becomes a column of its multiplier.
@@ -149,12 +150,16 @@ def stationarity(follower: FollowerForm, multipliers: Array, n: int) -> Rows:
 
 
 def _stationary_products(follower: FollowerForm, multipliers: Array, n: int) -> Monomials:
-    terms, cubic = follower.rows.products, follower.objective.cubic
+    terms = follower.rows.products
+    cubic = follower.objective.cubic
     if not len(terms) and not len(cubic):
         return Monomials.empty()
-    own, position = follower.columns, np.full(n, -1)
+    own = follower.columns
+    position = np.full(n, -1)
     position[own] = np.arange(len(own))
-    row, factors, value = [], [], []
+    row = []
+    factors = []
+    value = []
     for side in range(2):
         inside = position[terms.factors[:, side]] >= 0
         row.append(position[terms.factors[inside, side]])

@@ -42,7 +42,9 @@ def relaxed(form: StandardForm) -> tuple[Reformulated, Rows]:
     Scholtes (2001), *SIAM Journal on Optimization* 11, 918-936; Burer and Monteiro (2003),
     *Mathematical Programming* 95, 329-357, on the factorization.
     """
-    builder, multipliers, gaps = begin(form), [], _Gaps()
+    builder = begin(form)
+    multipliers = []
+    gaps = _Gaps()
     for k, follower in enumerate(form.followers):
         columns, _, (feasible, stationary), _ = optimality(form, k, builder, SOS1())
         builder.rows(feasible)
@@ -90,8 +92,10 @@ class _Gaps:
 
 def _cone(builder: Builder, cone: Cone, who: str, n: int, gaps: _Gaps) -> Array:
     """Add a cone's slack and multiplier, both in their cones; return the multiplier's columns."""
-    label, size = f"{who}.{cone.name}", len(cone.b)
-    low, dual_low = np.full(size, -np.inf), np.full(size, -np.inf)
+    label = f"{who}.{cone.name}"
+    size = len(cone.b)
+    low = np.full(size, -np.inf)
+    dual_low = np.full(size, -np.inf)
     if cone.kind is Kind.SECOND_ORDER:
         low[0] = dual_low[0] = 0.0
     if cone.kind is Kind.EXPONENTIAL:
@@ -112,7 +116,8 @@ def _cone(builder: Builder, cone: Cone, who: str, n: int, gaps: _Gaps) -> Array:
         _factor(builder, s, f"{label}.slack")
         _factor(builder, z, f"{label}.dual")
     else:
-        width, identity = len(builder), sp.csr_array(sp.eye_array(size))
+        width = len(builder)
+        identity = sp.csr_array(sp.eye_array(size))
         dual = identity
         if cone.kind is Kind.EXPONENTIAL:
             # (u, v, w) lies in the dual cone if and only if (u - v, -u, w) lies in the cone.

@@ -81,7 +81,9 @@ class StrongDuality(AbstractReformulation):
         """See the abstract method."""
         builder = begin(form)
         linearizer = Linearizer(builder, self.encoding, self.encoding.box(form))
-        multipliers, origins, tolerant = [], [], False
+        multipliers = []
+        origins = []
+        tolerant = False
         for k, follower in enumerate(form.followers):
             bounds = self.encoding.bounds(form, k, slacks=False)
             columns = add_multipliers(

@@ -49,8 +49,10 @@ class Outer:
 
     def tangents(self, v: Array, which: Array) -> Rows:
         """Return ``2 z0 z - t <= z0^2`` for the squares of a boolean mask, at the point ``v``."""
-        base, square = self.base[which], self.square[which]
-        count, at = len(base), v[base]
+        base = self.base[which]
+        square = self.square[which]
+        count = len(base)
+        at = v[base]
         row = np.arange(count)
         A = sp.coo_array(
             (
@@ -88,9 +90,12 @@ def outer(program: Program) -> Outer:
     curved = bool(objective.P.nnz) and is_convex(objective)
     if curved:
         parts.append(("objective", *_factor(objective.P)))
-    n, firsts = program.n, np.cumsum([0] + [len(factor) for *_, factor in parts])
+    n = program.n
+    firsts = np.cumsum([0] + [len(factor) for *_, factor in parts])
     count = int(firsts[-1])
-    base, square, total = n + np.arange(count), n + count + np.arange(count), n + 2 * count
+    base = n + np.arange(count)
+    square = n + count + np.arange(count)
+    total = n + 2 * count
     if curved:
         c = np.concatenate([objective.c, np.zeros(2 * count)])
         c[square[firsts[-2] :]] = 1.0
@@ -127,8 +132,10 @@ def outer(program: Program) -> Outer:
 def _row_parts(program: Program) -> tuple[list[tuple[str, Array, Array]], Rows, list[int]]:
     """Return the factors of convex rows, the rows without them, and where they belong."""
     parts: list[tuple[str, Array, Array]] = []
-    rows, places = program.rows, []
-    terms, kept = rows.products, np.ones(len(rows.products), bool)
+    rows = program.rows
+    places = []
+    terms = rows.products
+    kept = np.ones(len(rows.products), bool)
     for r in np.unique(terms.row).tolist():
         here = terms.row == r
         P = _matrix(terms.factors[here], terms.value[here], program.n)
@@ -146,7 +153,8 @@ def _labels(parts: list[tuple[str, Array, Array]]) -> list[tuple[str, int]]:
 
 def _lines(parts: list[tuple[str, Array, Array]], n: int, total: int) -> Rows:
     """Return the equations ``l_e'v - z_e = 0``."""
-    blocks, first = [], n
+    blocks = []
+    first = n
     for _, columns, factor in parts:
         count = len(factor)
         row, column = np.nonzero(factor)
@@ -176,7 +184,8 @@ def _factor(P: sp.csr_array) -> tuple[Array, Array]:
     dense = 0.5 * P[used][:, used].toarray()
     diagonal = np.diag(dense)
     if np.count_nonzero(dense) == np.count_nonzero(diagonal):
-        values, vectors = diagonal, np.eye(len(used))
+        values = diagonal
+        vectors = np.eye(len(used))
     else:
         values, vectors = np.linalg.eigh(dense)
     keep = values > _FLAT * abs(values).max(initial=0.0)

@@ -9,13 +9,6 @@ import numpy as np
 from bilevel.problem.standard import StandardForm
 from bilevel.reformulate.encodings import SOS1, AbstractEncoding
 from bilevel.reformulate.kkt import optimality
-from bilevel.reformulate.products import Linearizer
-from bilevel.reformulate.reformulation import (
-    AbstractReformulation,
-    Reformulated,
-    add_multipliers,
-    begin,
-)
 from bilevel.reformulate.pessimistic_parts import (
     as_inequalities,
     dual_rows,
@@ -23,6 +16,13 @@ from bilevel.reformulate.pessimistic_parts import (
     objective_row,
     reasons_against,
     split,
+)
+from bilevel.reformulate.products import Linearizer
+from bilevel.reformulate.reformulation import (
+    AbstractReformulation,
+    Reformulated,
+    add_multipliers,
+    begin,
 )
 
 
@@ -100,7 +100,8 @@ class WorstAnswer(AbstractReformulation):
         linearizer = Linearizer(builder, self.encoding)
         mask = form.follower_mask
         _, costs = split(form, objective_row(form, mask, form.n), 0)
-        multipliers, note = [], ""
+        multipliers = []
+        note = ""
         for k, follower in enumerate(form.followers):
             best, slacks, rows, note = optimality(form, k, builder, self.encoding)
             multipliers.append(best)

@@ -170,7 +170,8 @@ def answer(
         return FollowerAnswer(ended, None, np.nan, None, None, route)
     value = program.objective.evaluate(raw.v)
     face = _face(program, raw, ~form.columns.auxiliary[own])
-    bound, cones = value, raw.cone_duals or ()
+    bound = value
+    cones = raw.cone_duals or ()
     if program.cones and raw.duals is not None:
         bound = min(value, weak_bound(program, raw.v, raw.duals, cones))
         route = f"{route} with weak duality"
@@ -187,7 +188,8 @@ def _face(program: Program, raw: RawAnswer, named: Array) -> Rows | None:
         return None
     if program.cones:
         return single_point(raw.v) if is_strictly_convex(program.objective, named) else None
-    rows, P = program.rows, program.objective.P
+    rows = program.rows
+    P = program.objective.P
     slack = -rows.evaluate(raw.v)
     scale = max(1.0, float(abs(raw.duals).max(initial=0.0)))
     tight = rows.equality | ((raw.duals > _TIGHT * scale) & (slack < 1e-6))

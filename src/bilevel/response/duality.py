@@ -33,7 +33,8 @@ def weak_bound(program: Program, v: Array, duals: Array, cone_duals: tuple[Array
     Nothing bounds ``dist``; the size of ``v`` stands for it. Where the residual is not tiny the
     bound is therefore poor, and a point that relies on it is refused.
     """
-    rows, objective = program.rows, program.objective
+    rows = program.rows
+    objective = program.objective
     lam = np.where(rows.equality, duals, np.maximum(duals, 0.0))
     residual = objective.P @ v + objective.c + rows.A.T @ lam
     bound = objective.evaluate(v) + float(lam @ rows.evaluate(v))

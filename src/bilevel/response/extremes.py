@@ -71,7 +71,8 @@ def extremes(form: StandardForm, w: Array) -> Extremes:
             notes.append("The worst value at this decision was not found.")
     unique = _is_unique(response)
     if unique and pessimistic is None:
-        pessimistic, notes = optimistic, []
+        pessimistic = optimistic
+        notes = []
     return Extremes(optimistic, pessimistic, unique, _worst_coupling(response), tuple(notes))
 
 

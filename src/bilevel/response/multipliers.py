@@ -31,8 +31,10 @@ def multiplier_violation(form: StandardForm, w: Array) -> float:
         program = follower_program(form, k, w)
         y = w[form.followers[k].columns]
         gradient = program.objective.P @ y + program.objective.c
-        A, slack = program.rows.A, np.maximum(-program.rows.evaluate(y), 0.0)
-        m, n = len(slack), len(y)
+        A = program.rows.A
+        slack = np.maximum(-program.rows.evaluate(y), 0.0)
+        m = len(slack)
+        n = len(y)
         lower = np.where(program.rows.equality, -np.inf, 0.0)
         upper = np.full(m, np.inf)
         for price in form.prices:

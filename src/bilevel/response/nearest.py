@@ -40,7 +40,8 @@ def nearest_point(program: Program, target: Array) -> Array | None:
     target
         Values of its first columns.
     """
-    n, k = program.n, len(target)
+    n = program.n
+    k = len(target)
     identity = sp.eye_array(k, n, format="csr")
     tie = Rows(
         sp.csr_array(sp.hstack([identity, -sp.eye_array(k), sp.eye_array(k)])),

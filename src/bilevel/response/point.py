@@ -38,7 +38,8 @@ def complete_point(
     ProblemError
         If a leader variable is missing, or a value is misshapen or not finite.
     """
-    w, known = np.zeros(form.n), np.zeros(form.n, bool)
+    w = np.zeros(form.n)
+    known = np.zeros(form.n, bool)
     for i, leaf in leaves.items():
         if i in values:
             _check_value(leaf, values[i])
@@ -130,7 +131,8 @@ def _fill_auxiliary(
 
 
 def _check_value(leaf: Leaf, value: Any) -> None:
-    name, shape = leaf.variable.name(), leaf.variable.shape
+    name = leaf.variable.name()
+    shape = leaf.variable.shape
     try:
         array = as_array(value)
     except (TypeError, ValueError) as error:
@@ -172,7 +174,8 @@ def _whole_vectors(
     point: Mapping[Any, Any], leaves: Mapping[int, Leaf], vectors: set[str]
 ) -> tuple[dict[Any, Any], dict[int, Any]]:
     """Return what is left of a point, and vectors put together from entries that have names."""
-    rest, values = dict(point), {}
+    rest = dict(point)
+    values = {}
     for i, leaf in leaves.items():
         if not isinstance(leaf.variable, NamedVariable):
             continue

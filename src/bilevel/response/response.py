@@ -87,7 +87,8 @@ class Response:
         form = self.form
         columns = np.concatenate([*(f.columns for f in form.followers), free]).astype(int)
         n = len(columns)
-        parts, offset = [], 0
+        parts = []
+        offset = 0
         for follower, one in zip(form.followers, self.answers, strict=True):
             parts.append(_shift(one.face, offset, n))
             offset += len(follower.columns)
@@ -98,11 +99,13 @@ class Response:
             leader = form.rows.take(keep).project(columns, self.w)
             parts.append(leader.relaxed(room) if room else leader)
             cones = tuple(cone.project(columns, self.w) for cone in form.cones)
-        lower, upper = form.columns.lower[columns], form.columns.upper[columns]
+        lower = form.columns.lower[columns]
+        upper = form.columns.upper[columns]
         for k in sorted({price.follower for price in form.prices}):
             rows, low, high = self._multipliers(k, columns, len(lower))
             parts = [part.pad(rows.A.shape[1]) for part in parts] + [rows]
-            lower, upper = np.append(lower, low), np.append(upper, high)
+            lower = np.append(lower, low)
+            upper = np.append(upper, high)
         program = continuous_program(
             objective.project(columns, self.w).pad(len(lower)),
             Rows.stack(*parts) if parts else Rows.empty(len(lower)),
@@ -126,10 +129,13 @@ class Response:
 
         For an LP or convex QP they are the same set at every best answer.
         """
-        form, one = self.form, self.answers[k]
-        program, y = follower_program(form, k, self.w), one.y
+        form = self.form
+        one = self.answers[k]
+        program = follower_program(form, k, self.w)
+        y = one.y
         rows = program.rows
-        m, n = len(rows), first + len(rows)
+        m = len(rows)
+        n = first + len(rows)
         gradient = program.objective.P @ y + program.objective.c
         slack = -rows.evaluate(np.asarray(y))
         transposed = sp.csr_array(rows.A.T)
@@ -179,7 +185,8 @@ def respond(form: StandardForm, w: Array, routes: Sequence[str] = FIND_ROUTES) -
 def _respond(
     form: StandardForm, w: Array, routes: Sequence[str]
 ) -> tuple[Termination, Response | None]:
-    w, found = w.copy(), []
+    w = w.copy()
+    found = []
     for k, follower in enumerate(form.followers):
         one = answer(form, k, w, routes)
         if one.y is None:

@@ -9,8 +9,8 @@ from bilevel.errors import UnsupportedProblem
 from bilevel.problem.problem import Problem
 from bilevel.problem.standard import StandardForm
 from bilevel.reformulate.encodings import BigM
-from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.inner_dual import InnerDual
+from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.reformulation import refuse_cones
 from bilevel.reformulate.strong_duality import StrongDuality
 from bilevel.reformulate.worst_answer import WorstAnswer

@@ -60,15 +60,18 @@ class BestResponses(AbstractSolver):
 
     def run(self, form: StandardForm, request: Request) -> Outcome:
         """See the abstract method."""
-        began, named = time.perf_counter(), ~form.columns.auxiliary
+        began = time.perf_counter()
+        named = ~form.columns.auxiliary
         w = np.zeros(form.n) if request.start is None else request.start.copy()
         for number in range(self.rounds):
-            before, failed = w.copy(), self._round(form, w)
+            before = w.copy()
+            failed = self._round(form, w)
             seconds = time.perf_counter() - began
             if failed:
                 return Outcome(Status.NOT_FOUND, note=failed, seconds=seconds)
             # Epigraphs may have room, and move for no reason.
-            move, size = abs(w - before)[named], abs(w[named]).max(initial=1.0)
+            move = abs(w - before)[named]
+            size = abs(w[named]).max(initial=1.0)
             if move.max(initial=0.0) <= self.tolerance * size:
                 note = f"an equilibrium after {number + 1} rounds; there may be others"
                 return Outcome(Status.STATIONARY, w, note=note, seconds=seconds)

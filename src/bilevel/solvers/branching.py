@@ -12,8 +12,8 @@ from bilevel.errors import ProblemError
 from bilevel.problem.functions import Array, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Program, RawAnswer, Termination
-from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.inner_dual import InnerDual
+from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.primal_dual import root_inequalities
 from bilevel.reformulate.reformulation import AbstractReformulation, Reformulated
 from bilevel.reformulate.worst_answer import WorstAnswer
@@ -178,7 +178,8 @@ class Branching(AbstractSolver):
         return bool(max(zero.max(initial=0.0), outside, violation) <= _EXACT)
 
     def _worst_case_accepts(self, form: StandardForm) -> tuple[str, ...]:
-        solver, optimistic = self._worst_case(form), replace(form, stance=Stance.OPTIMISTIC)
+        solver = self._worst_case(form)
+        optimistic = replace(form, stance=Stance.OPTIMISTIC)
         if reasons := solver.accepts(form) or _missing(KKT(), optimistic):
             return reasons
         return () if answers_are_unique(form) else _missing(solver.exact.reformulation, form)

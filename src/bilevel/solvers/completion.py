@@ -111,7 +111,8 @@ def _pattern(form: StandardForm, w: Array, multipliers: tuple[Array, ...]) -> Re
 
 def _fixed(program: Program, v: Array) -> Program:
     """Return the program with the smaller column of every pair at zero and integers fixed."""
-    lower, upper = program.lower.copy(), program.upper.copy()
+    lower = program.lower.copy()
+    upper = program.upper.copy()
     for _, pair in program.sos1:
         smaller = min(pair, key=lambda column: v[column])
         upper[smaller] = min(upper[smaller], 0.0)

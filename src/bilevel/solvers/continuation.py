@@ -151,7 +151,9 @@ class _Search:
     """One run: the compiled program, the points found, and what went wrong."""
 
     def __init__(self, form: StandardForm, request: Request, solver: Continuation) -> None:
-        self._form, self._request, self._solver = form, request, solver
+        self._form = form
+        self._request = request
+        self._solver = solver
         self._began = time.perf_counter()
         limit = request.time_limit
         self._deadline = None if limit is None else self._began + limit
@@ -161,12 +163,17 @@ class _Search:
         backend = backends.get(_BACKEND)
         self._model = backend.compile(self._reformed.program, rows, limits)  # type: ignore[attr-defined]
         self._found: list[_Candidate] = []
-        self._tried, self._failed, self._iterations, self._last = 0, 0, 0, ""
-        self.stopped, self._note = False, ""
+        self._tried = 0
+        self._failed = 0
+        self._iterations = 0
+        self._last = ""
+        self.stopped = False
+        self._note = ""
 
     def stop(self, note: str) -> None:
         """End the search."""
-        self.stopped, self._note = True, note
+        self.stopped = True
+        self._note = note
 
     def add(self, start: Start) -> None:
         """Follow the path from one start and keep what it ends in."""
@@ -194,8 +201,10 @@ class _Search:
 
         It is ``OPTIMAL`` only if IPOPT converged at the last ``t``.
         """
-        v, known = self._reformed.embed(start.w, start.multipliers), None
-        last, reached = None, 1.0
+        v = self._reformed.embed(start.w, start.multipliers)
+        known = None
+        last = None
+        reached = 1.0
         path = self._solver.path()
         # At t = 1 all starts look alike; every third one keeps to its own neighbourhood.
         for t in path[min((self._tried - 1) % 3, len(path) - 1) :]:
@@ -212,7 +221,10 @@ class _Search:
             if self._is_late() or self.stopped:
                 return None
             if raw.v is not None:
-                v, known, last, reached = raw.v, multipliers, raw, t
+                v = raw.v
+                known = multipliers
+                last = raw
+                reached = t
             elif last is not None:
                 last = replace(last, termination=Termination.NUMERICAL)
         # A path that ends early ends at a relaxed point, whose pattern means little.

@@ -10,13 +10,14 @@ import scipy.sparse as sp
 from bilevel.problem.functions import Array, Monomials, Rows
 from bilevel.problem.standard import LEADER, StandardForm
 from bilevel.program import Progress, Termination
-from bilevel.reformulate.tangents import Outer
 from bilevel.reformulate.reformulation import Reformulated
+from bilevel.reformulate.tangents import Outer
 from bilevel.response.response import best_completion
 from bilevel.solvers.solver import Recorder, Request
 
 # How far a square may be missed by a relaxation's point, and by a candidate.
-_LOOSE, _CLOSE = 1e-4, 1e-6
+_LOOSE = 1e-4
+_CLOSE = 1e-6
 # By how much a coupling row may be missed: a tenth of what a certificate admits.
 _MISSED = 1e-7
 
@@ -110,7 +111,8 @@ class Decisions:
 
     def with_found(self, rows: Rows) -> Rows:
         """Return rows and below them all that were found so far, and have not been taken yet."""
-        found, self._found = list(self._found.values()), {}
+        found = list(self._found.values())
+        self._found = {}
         return Rows.stack(rows, *found)
 
     def progress(self, moment: Progress) -> bool | None:
@@ -128,10 +130,12 @@ class Decisions:
 
     def _exclusion(self, key: tuple[float, ...]) -> Rows:
         """Return the row that at least one binary of the decision must change."""
-        columns, values = [], []
+        columns = []
+        values = []
         for c, x in zip(self._linking.tolist(), key, strict=True):
             if c in self._bits:
-                bits, rest = self._bits[c], round(x - self._bits[c].low)
+                bits = self._bits[c]
+                rest = round(x - self._bits[c].low)
                 columns += [b for _, b in bits.parts]
                 values += [rest >> p & 1 for p in range(len(bits.parts))]
             elif self._form.columns.lower[c] < self._form.columns.upper[c]:

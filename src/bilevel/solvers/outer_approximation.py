@@ -15,17 +15,17 @@ from bilevel.problem.functions import Array, Objective
 from bilevel.problem.standard import StandardForm, is_convex
 from bilevel.program import Feature, Program, RawAnswer, Termination
 from bilevel.reformulate.encodings import SOS1, AbstractEncoding, BigM
-from bilevel.reformulate.tangents import outer
 from bilevel.reformulate.products import MOST_BITS
 from bilevel.reformulate.reformulation import Reformulated
 from bilevel.reformulate.strong_duality import StrongDuality, gap_name
+from bilevel.reformulate.tangents import outer
 from bilevel.response.answer import solve_continuous
 from bilevel.response.response import is_nash
-from bilevel.solvers.unboundedness import with_floor
 from bilevel.solvers.decisions import Decisions
 from bilevel.solvers.diagnose import diagnose
 from bilevel.solvers.initial import initial_point
 from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
+from bilevel.solvers.unboundedness import with_floor
 from bilevel.status import Status
 from bilevel.structure import Stance
 
@@ -206,11 +206,14 @@ class OuterApproximation(AbstractSolver):
         if Feature.CUTS in backend.features:
             limits = request.limits(search.progress)
             return backend.solve(replace(program, cuts=search), limits)
-        began, nodes, bound = time.perf_counter(), 0, -np.inf
+        began = time.perf_counter()
+        nodes = 0
+        bound = -np.inf
         while True:
             rest = request.after(time.perf_counter() - began)
             raw = backend.solve(program, rest.limits(search.progress))
-            nodes, bound = nodes + raw.nodes, max(bound, raw.bound)
+            nodes = nodes + raw.nodes
+            bound = max(bound, raw.bound)
             if raw.v is None or raw.termination is not Termination.OPTIMAL:
                 return replace(raw, nodes=nodes, bound=bound)
             search(raw.v, True)
@@ -220,10 +223,14 @@ class OuterApproximation(AbstractSolver):
             program = replace(program, rows=more)
 
     def _judge(self, form: StandardForm, request: Request, found: _Exploration) -> Outcome:
-        search, raw, finished = found.search, found.raw, found.is_complete
+        search = found.search
+        raw = found.raw
+        finished = found.is_complete
         if search.is_unbounded:
             return Outcome(Status.UNBOUNDED)
-        best, bound, note = search.best, raw.bound if found.proved else -np.inf, ""
+        best = search.best
+        bound = raw.bound if found.proved else -np.inf
+        note = ""
         if search.undecided:
             bound = -np.inf
             note = "At some decision no exact answer could be found, so nothing is proved."

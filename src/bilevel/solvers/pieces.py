@@ -14,7 +14,11 @@ from bilevel.problem.standard import LEADER, StandardForm, is_convex
 from bilevel.response.reaction_map.cells import Explorer
 from bilevel.response.reaction_map.domain import Domain
 from bilevel.response.reaction_map.joint import Joint, join, linear_rows
-from bilevel.response.reaction_map.parameters import answer_columns, parameter_columns, reasons_against
+from bilevel.response.reaction_map.parameters import (
+    answer_columns,
+    parameter_columns,
+    reasons_against,
+)
 from bilevel.response.reaction_map.polyhedra import Polyhedron
 from bilevel.response.reaction_map.quadratic import Minimum, minimise
 from bilevel.response.reaction_map.reaction_map import ReactionMap, Region
@@ -44,7 +48,8 @@ class Piece:
     def minimise(self, objective: Objective) -> Minimum:
         """Return the leader's minimum over the closed piece."""
         S = self.joint.select
-        P, c = S.T @ (objective.P @ S), S.T @ objective.c
+        P = S.T @ (objective.P @ S)
+        c = S.T @ objective.c
         return minimise(P, c, objective.constant, self.joint.polyhedron)
 
     def columns(self, form: StandardForm, v: Array) -> Array:
@@ -62,7 +67,8 @@ class Piece:
         do not count: the followers answer in the same way on them.
         """
         A, b = self._own_walls()
-        n, q = among.n, len(b)
+        n = among.n
+        q = len(b)
         wide = Polyhedron(
             np.hstack([among.E, np.zeros((len(among.e), 1))]),
             among.e,
@@ -79,7 +85,8 @@ class Piece:
         return (None, -np.inf) if found is None else (found[:n], float(found[n]))
 
     def _own_walls(self) -> tuple[Array, Array]:
-        A, b = self.region.A, self.region.b
+        A = self.region.A
+        b = self.region.b
         ends = [self.pairs.extent(row) for row in A]
         room = _NEAR * np.maximum(1.0, abs(b))
         # What has no interior has no inside across itself.
@@ -92,7 +99,8 @@ class Piece:
 
 def reasons_against_pieces(form: StandardForm) -> list[str]:
     """Return why the leader cannot be minimized over the regions of a reaction map."""
-    reasons, columns = reasons_against(form), form.columns
+    reasons = reasons_against(form)
+    columns = form.columns
     other = "Use SingleLevel(KKT())."
     theta = parameter_columns(form)
     if form.prices and form.stance is Stance.PESSIMISTIC:
@@ -128,13 +136,16 @@ def reasons_against_pieces(form: StandardForm) -> list[str]:
 def leader_objective(form: StandardForm) -> Objective:
     """Return the leader's objective with followers' values written out."""
     objective = form.objective
-    P, c, constant = objective.P, objective.c.copy(), objective.constant
+    P = objective.P
+    c = objective.c.copy()
+    constant = objective.constant
     for row, column in _value_rows(form).items():
         if row not in form.rows.products.row:
             continue
         follower = form.followers[dict(form.values)[column]].objective
         factor = c[column] * follower.sign
-        P, constant = P + factor * follower.P, constant + factor * follower.constant
+        P = P + factor * follower.P
+        constant = constant + factor * follower.constant
         c = c + factor * follower.c
         c[column] = 0.0
     return Objective(sp.csr_array(P), c, constant, maximize=objective.maximize)
@@ -152,7 +163,8 @@ def best_pieces(found: ReactionMap) -> Iterator[Piece]:
     What lies between regions counts only where it holds more than their limits: where there are
     several answers, or several multipliers that the leader may choose from.
     """
-    form, rows = found.form, linear_rows(found.form, True)
+    form = found.form
+    rows = linear_rows(found.form, True)
     chosen = [
         part
         for part in found.boundary
@@ -174,11 +186,14 @@ def worst_pieces(found: ReactionMap, stop: Callable[[], bool]) -> Iterator[Piece
     UnsupportedProblem
         If the worst answers there are not those of a convex parametric program.
     """
-    form, rows = found.form, linear_rows(found.form, True)
+    form = found.form
+    rows = linear_rows(found.form, True)
     if found.set_valued:
         _check_worst(form)
-    own, theta = answer_columns(form), parameter_columns(form)
-    P, c = form.objective.P, form.objective.c
+    own = answer_columns(form)
+    theta = parameter_columns(form)
+    P = form.objective.P
+    c = form.objective.c
     against = (-P[own][:, own].toarray(), -c[own], -P[own][:, theta].toarray())
     d, n, _ = found.program.sizes
     for part in (*found.regions, *found.boundary):
@@ -224,7 +239,8 @@ def _check_worst(form: StandardForm) -> None:
 
 def _ties(found: ReactionMap, part: Region) -> tuple[tuple[int, int, float], ...]:
     """Return where the multipliers that the leader uses stand in a region's pairs."""
-    form, priced = found.form, part.partition.priced
+    form = found.form
+    priced = part.partition.priced
     d, n, _ = found.program.sizes
     first = np.cumsum([0] + [len(follower.rows) for follower in form.followers])
     ties = []

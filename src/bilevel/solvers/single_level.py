@@ -15,11 +15,11 @@ from bilevel.program import Program, RawAnswer, Termination
 from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.reformulation import AbstractReformulation, Reformulated
 from bilevel.response.response import optimistic_completion, respond
-from bilevel.solvers.unboundedness import may_be_unbounded, settle
 from bilevel.solvers.completion import complete
 from bilevel.solvers.diagnose import diagnose
 from bilevel.solvers.initial import initial_point
 from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
+from bilevel.solvers.unboundedness import may_be_unbounded, settle
 from bilevel.status import Status
 from bilevel.structure import Stance
 
@@ -131,7 +131,8 @@ class SingleLevel(AbstractSolver):
         """Return what a backend's answer, and a first point, say about the bilevel problem."""
         if raw.v is None and first is None:
             return self._without_point(form, request, reformed, raw)
-        candidates, exact = [] if first is None else [first], True
+        candidates = [] if first is None else [first]
+        exact = True
         if raw.v is not None:
             w, multipliers = reformed.invert(raw.v)
             chosen, exact = complete(form, reformed, w, multipliers)
@@ -140,7 +141,8 @@ class SingleLevel(AbstractSolver):
         if raw.termination is Termination.UNBOUNDED:
             return Outcome(Status.UNBOUNDED, note=reformed.note)
         value = form.objective.evaluate(w)
-        note, bound = reformed.note, raw.bound if reformed.proved and exact else -np.inf
+        note = reformed.note
+        bound = raw.bound if reformed.proved and exact else -np.inf
         if value < bound - 10 * (request.atol + request.rtol * max(1.0, abs(value))):
             note = (
                 f"{note} The backend's bound {bound:.9g} was refuted by a verified point.".strip()

@@ -153,10 +153,12 @@ def certified(
 ) -> tuple[Solution, Outcome]:
     """Solve a compiled problem and certify the answer; nothing is stored in CVXPY variables."""
     began = time.perf_counter() if began is None else began
-    chosen, reason = solver if solver is not None else Auto(), ""
+    chosen = solver if solver is not None else Auto()
+    reason = ""
     if isinstance(chosen, Auto):
         choice = chosen.choose(form)
-        chosen, reason = choice.solver, choice.reason
+        chosen = choice.solver
+        reason = choice.reason
     if reasons := chosen.accepts(form):
         raise UnsupportedProblem(reasons)
     built = time.perf_counter() - began
@@ -167,7 +169,8 @@ def certified(
 
 def _point(solution: Solution, problem: Problem) -> dict[Any, Any]:
     """Return an earlier solution's values by variable."""
-    values, leaves = solution.values, problem.leaves
+    values = solution.values
+    leaves = problem.leaves
     found = {leaf.variable: values[i] for i, leaf in leaves.items() if i in values}
     if values and not found:
         raise ProblemError("start is the solution of another problem: no variable is of this one.")
@@ -209,12 +212,16 @@ def _solution(
 ) -> Solution:
     built, elapsed = seconds
     began = time.perf_counter()
-    status, sign, note = outcome.status, form.objective.sign, outcome.note
-    certificate, values = None, {}
+    status = outcome.status
+    sign = form.objective.sign
+    note = outcome.note
+    certificate = None
+    values = {}
     if status.has_point and outcome.w is not None:
         certificate = certify(form, outcome.w, Tolerances())
         if not certificate.accepted:
-            status, note = Status.FAILED, f"{note} The point did not pass verification.".strip()
+            status = Status.FAILED
+            note = f"{note} The point did not pass verification.".strip()
         values = read(problem, form, outcome)
     stats = Stats(
         method=method,

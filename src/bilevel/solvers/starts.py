@@ -62,7 +62,8 @@ def starts(
     for _ in range(count - 1):
         cost = np.zeros(program.n)
         cost[: form.n] = rng.normal(size=form.n) * (form.columns.owner == LEADER)
-        part, far = rng.uniform(), _extreme(boxed, cost, form)
+        part = rng.uniform()
+        far = _extreme(boxed, cost, form)
         if far is None:
             far = first + rng.normal(size=form.n) * np.maximum(1.0, abs(first))
             far = np.clip(far, form.columns.lower, form.columns.upper)
@@ -83,7 +84,8 @@ def _boxed(form: StandardForm, program: Program, first: Array) -> Program:
     leader = np.zeros(program.n, bool)
     leader[: form.n] = form.columns.owner == LEADER
     infinite = leader & ~np.isfinite(program.lower), leader & ~np.isfinite(program.upper)
-    lower, upper = program.lower.copy(), program.upper.copy()
+    lower = program.lower.copy()
+    upper = program.upper.copy()
     lower[infinite[0]] = np.minimum(-reach, upper[infinite[0]])
     upper[infinite[1]] = np.maximum(reach, lower[infinite[1]])
     return replace(program, lower=lower, upper=upper)

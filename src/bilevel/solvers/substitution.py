@@ -75,7 +75,8 @@ class _Search:
     """One run: the pieces, the best point so far and the least of all minima."""
 
     def __init__(self, form: StandardForm, request: Request) -> None:
-        self._form, self._request = form, request
+        self._form = form
+        self._request = request
         self._objective: Objective = leader_objective(form)
         self._began = time.perf_counter()
         self._recorder = Recorder(form, request)
@@ -119,7 +120,8 @@ class _Search:
         least = self._minima[0][1].value
         ties = [pair for pair in self._minima if self._request.gap_closed(pair[1].value, least)]
         for piece, minimum in ties:
-            v, depth = minimum.v, 0.0
+            v = minimum.v
+            depth = 0.0
             if minimum.minimisers is not None:
                 v, depth = piece.deepest(minimum.minimisers)
             elif v is not None:

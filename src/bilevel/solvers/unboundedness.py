@@ -39,7 +39,8 @@ def may_be_unbounded(program: Program) -> bool:
 
 def with_floor(program: Program, floor: float) -> Program:
     """Return the program that minimises ``max(F, floor)``; its last column is that value."""
-    n, objective = program.n, program.objective
+    n = program.n
+    objective = program.objective
     coo = objective.P.tocoo()
     factors = np.column_stack([coo.row, coo.col])
     row = Rows(
@@ -110,7 +111,8 @@ def has_ray(form: StandardForm, solve: Callable[[Program], RawAnswer]) -> bool:
     if KKT().accepts(form):
         return False
     program = KKT().applied(form).program
-    n, objective = program.n, program.objective
+    n = program.n
+    objective = program.objective
     if len(program.rows.products) or not is_convex(objective) or not objective.c.any():
         return False
     direction = _recession(program, objective.c, flat=True)

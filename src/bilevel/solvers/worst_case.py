@@ -112,7 +112,8 @@ class WorstCase(AbstractSolver):
         raw = self.exact.trusted_answer(form, reformed, request, recorder)
         outcome = self.exact.judge(form, request, reformed, raw)
         basis = replace(outcome.with_statistics(self.exact.backend, raw, recorder.trace), w=None)
-        hopeful, bound = bound, max(bound, outcome.bound)
+        hopeful = bound
+        bound = max(bound, outcome.bound)
         best = _better(form, best, outcome.w)
         if best is None:
             return replace(basis, status=outcome.status, bound=bound)

@@ -11,7 +11,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 from torch.func import grad, jacrev
 
-from bilevel.adjoints.bilevel.conditions import ActiveConditions, Conditions, ActivePattern
+from bilevel.adjoints.bilevel.conditions import ActiveConditions, ActivePattern, Conditions
 from bilevel.problem.functions import Array
 
 #: A row nearer than that to equality is active, relative, on rows of unit norm.
@@ -26,15 +26,20 @@ class ActiveSet:
     def __init__(
         self, conditions: Conditions, w: Array, theta: Tensor, cone_duals: Sequence[Array]
     ) -> None:
-        self._conditions, self._theta = conditions, theta
-        self._w, self._cone_duals = torch.from_numpy(w.copy()), cone_duals
+        self._conditions = conditions
+        self._theta = theta
+        self._w = torch.from_numpy(w.copy())
+        self._cone_duals = cone_duals
         slope = grad(conditions.leader.objective)(self._w, theta)
         self._size = 1.0 + float(slope.abs().max())
 
     def pattern(self) -> tuple[ActivePattern, Tensor]:
         """Return what looks active, and the unknowns without ``mu``."""
-        c, w, theta = self._conditions, self._w, self._theta
-        active, kinked = [], []
+        c = self._conditions
+        w = self._w
+        theta = self._theta
+        active = []
+        kinked = []
         free = np.flatnonzero(~c.columns.integer)
         parts = [w[torch.from_numpy(free)]]
         for k, rows in enumerate(c.rows):
@@ -57,7 +62,9 @@ class ActiveSet:
         leader = np.flatnonzero(tight & moves)
         return ActivePattern(free, tuple(active), tuple(kinked), leader), torch.cat(parts)
 
-    def sort_out(self, pattern: ActivePattern, u: Tensor) -> tuple[ActivePattern, Tensor, list[str], list[str]]:
+    def sort_out(
+        self, pattern: ActivePattern, u: Tensor
+    ) -> tuple[ActivePattern, Tensor, list[str], list[str]]:
         """Release what is active without force; say what has a multiplier of the wrong sign."""
         weak: list[str] = []
         wrong: list[str] = []
@@ -69,14 +76,18 @@ class ActiveSet:
             if changed is pattern:
                 break
             weak.append("a constraint is active without force, or a kink is passed")
-            u, pattern = self._carry(u, pattern, changed), changed
+            u = self._carry(u, pattern, changed)
+            pattern = changed
         return pattern, u, weak, wrong
 
     def margin(self, active: ActiveConditions, total: Tensor) -> float:
         """Return how far an answer is from another active set."""
-        c, pattern, theta = self._conditions, active.pattern, self._theta
+        c = self._conditions
+        pattern = active.pattern
+        theta = self._theta
         w, lam, _ = active.split(total[: active.count])
-        mu, places = total[active.count :].numpy(), active.places()
+        mu = total[active.count :].numpy()
+        places = active.places()
         found = [np.inf]
         for k, J in enumerate(pattern.active):
             inside = np.zeros(len(c.rows[k]), bool)
@@ -109,10 +120,12 @@ class ActiveSet:
         self, k: int, J: Array, jacobian: Array, equality: Array
     ) -> tuple[Array, float]:
         """Return non-negative multipliers (of any sign for equations) that fit best."""
-        c, w = self._conditions, self._w
+        c = self._conditions
+        w = self._w
         zeros = torch.zeros(len(c.rows[k]), dtype=w.dtype)
         slope = c.stationarity(k, w, zeros, self._cone_values(k), self._theta).numpy()
-        matrix, rhs = jacobian[J].T, -slope
+        matrix = jacobian[J].T
+        rhs = -slope
         size = 1.0 + float(abs(slope).max(initial=0.0))
         for tie in c.ties:
             if tie.follower == k and tie.row is not None:
@@ -137,17 +150,22 @@ class ActiveSet:
     def _release(
         self, pattern: ActivePattern, mu: Array, active: ActiveConditions
     ) -> tuple[ActivePattern, list[str]]:
-        c, places, small = self._conditions, active.places(), _FORCE * self._size
+        c = self._conditions
+        places = active.places()
+        small = _FORCE * self._size
         wrong = []
         force = mu[places["leader"]]
         inequality = ~c.leader_equality[pattern.leader]
         if (force[inequality] < -1e3 * small).any():
             wrong.append("a constraint of the leader pushes the wrong way")
         leader = pattern.leader[~inequality | (abs(force) > small)]
-        actives, kinks = [], []
+        actives = []
+        kinks = []
         for k, J in enumerate(pattern.active):
-            B, at = pattern.kinked[k], np.isin(J, pattern.kinked[k])
-            row, zero = mu[places["active"][k]][at], mu[places["kinked"][k]]
+            B = pattern.kinked[k]
+            at = np.isin(J, pattern.kinked[k])
+            row = mu[places["active"][k]][at]
+            zero = mu[places["kinked"][k]]
             own = c.own[k]
             jacobian = jacrev(lambda p, k=k: c.follower_rows(k, p, self._theta))(self._w).numpy()
             rank = np.linalg.matrix_rank(jacobian[J][:, own]) if len(J) else 0

@@ -80,7 +80,8 @@ class Conditions:
         followers: Sequence[LevelFunctions],
         columns: Columns,
     ) -> None:
-        self.leader, self.followers = leader, tuple(followers)
+        self.leader = leader
+        self.followers = tuple(followers)
         self.columns = columns
         self.ties: tuple[Tie, ...] = ()
         n = len(columns)
@@ -146,7 +147,8 @@ class ActiveConditions:
     """
 
     def __init__(self, conditions: Conditions, pattern: ActivePattern, w: Array) -> None:
-        self._all, self.pattern = conditions, pattern
+        self._all = conditions
+        self.pattern = pattern
         self._fixed = torch.from_numpy(w.copy())
         self._free = torch.from_numpy(pattern.free)
         self._active = [torch.from_numpy(J) for J in pattern.active]
@@ -194,7 +196,8 @@ class ActiveConditions:
 
     def lagrangian(self, total: Tensor, theta: Tensor) -> Tensor:
         """Return ``L``."""
-        u, mu = total[: self.count], total[self.count :]
+        u = total[: self.count]
+        mu = total[self.count :]
         w, _, _ = self.split(u)
         return self._all.leader.objective(w, theta) + mu @ self.equations(u, theta)
 
@@ -214,7 +217,9 @@ class ActiveConditions:
 
     def places(self) -> dict[str, Any]:
         """Return where ``mu`` of the active and the kinked rows and of the leader's rows stand."""
-        start, active, kinked = 0, [], []
+        start = 0
+        active = []
+        kinked = []
         for k, J in enumerate(self._active):
             start += len(self._all.own[k])
             active.append(slice(start, start + len(J)))
@@ -230,7 +235,8 @@ class ActiveConditions:
 
 def project(v: Tensor) -> Tensor:
     """Return the projection onto the second-order cone, differentiable twice off its kinks."""
-    t, x = v[0], v[1:]
+    t = v[0]
+    x = v[1:]
     square = (x * x).sum()
     size = torch.where(square > 0, square, torch.ones_like(square)).sqrt()
     outside = 0.5 * (1 + t / size) * torch.cat([size[None], x])

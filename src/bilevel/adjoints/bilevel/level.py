@@ -29,13 +29,15 @@ class LevelFunctions:
     """
 
     def __init__(self, level: compiled.Level, place: Array, source: Array, n: int) -> None:
-        self.maximize, self.equality = level.maximize, level.equality[level.linear_rows]
+        self.maximize = level.maximize
+        self.equality = level.equality[level.linear_rows]
         self.names = tuple(np.array(level.row_names, object)[level.linear_rows])
         self.constraint = level.row_constraint[level.linear_rows]
         self.entry = level.row_entry[level.linear_rows]
         self.kinds = tuple(level.cone_kinds)
         column = np.where(place >= 0, place, n - 2 - place)
-        tensors, total = level.tensors(), len(level.linear_rows)
+        tensors = level.tensors()
+        total = len(level.linear_rows)
         none = np.empty(0, int)
         sides = [np.concatenate([none, *(pair[s] for pair in level.side_rows)]) for s in range(2)]
         self._count = len(sides[0])
@@ -53,7 +55,9 @@ class LevelFunctions:
             len(rows) if triangle is None else len(triangle)
             for rows, triangle in zip(level.cone_rows, self._triangles, strict=True)
         )
-        c, constant, P = tensors["c"], tensors["constant"], tensors["P"]
+        c = tensors["c"]
+        constant = tensors["constant"]
+        P = tensors["P"]
         self._linear = _Terms(
             np.zeros(len(c.row), int), column[c.row], source[c.parameter], c.value
         )
@@ -115,7 +119,8 @@ class _Terms:
     """Sums of ``value * theta[source] * full[column]``, by row."""
 
     def __init__(self, row: Array, column: Array | None, source: Array, value: Array) -> None:
-        self._row, self._source = torch.from_numpy(row), torch.from_numpy(source)
+        self._row = torch.from_numpy(row)
+        self._source = torch.from_numpy(source)
         self._value = torch.from_numpy(value)
         self._column = None if column is None else torch.from_numpy(column)
 
@@ -144,7 +149,8 @@ class _Linear:
         position[rows] = np.arange(len(rows))
         A, b = (tensors[name].take(position[tensors[name].row] >= 0) for name in ("A", "b"))
         self._size = len(rows)
-        self.at, self.columns = position[A.row], column[A.column]
+        self.at = position[A.row]
+        self.columns = column[A.column]
         self._A = _Terms(self.at, self.columns, source[A.parameter], A.value)
         self._b = _Terms(position[b.row], None, source[b.parameter], b.value)
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
-from bilevel.adjoints.bilevel.active_set import ActiveSet
 from bilevel.adjoints.adjoint import GradientKind
+from bilevel.adjoints.bilevel.active_set import ActiveSet
 from bilevel.adjoints.bilevel.conditions import ActiveConditions, Conditions
 from bilevel.problem.functions import Array
 
@@ -63,7 +63,8 @@ class BilevelRoot:
 
     def pull(self, gw: Array, glam: Sequence[Array], theta: Tensor) -> Tensor:
         """Return the gradient by ``theta`` from gradients by columns and multipliers."""
-        pattern, sizes = self.active.pattern, self.active.sizes
+        pattern = self.active.pattern
+        sizes = self.active.sizes
         rhs = np.zeros(len(self.total))
         rhs[: sizes[0]] = gw[pattern.free]
         start = sizes[0]
@@ -74,7 +75,9 @@ class BilevelRoot:
         return -grad(lambda t: q @ self.active.gradient(self.total, t))(theta)
 
 
-def find_root(conditions: Conditions, w: Array, theta: Tensor, cone_duals: Sequence[Array]) -> BilevelRoot:
+def find_root(
+    conditions: Conditions, w: Array, theta: Tensor, cone_duals: Sequence[Array]
+) -> BilevelRoot:
     """Return the active conditions at an answer, polished by Newton's method.
 
     Parameters
@@ -125,7 +128,8 @@ def find_root(conditions: Conditions, w: Array, theta: Tensor, cone_duals: Seque
 
 def _polish(active: ActiveConditions, total: Tensor, theta: Tensor) -> tuple[Tensor, float]:
     """Take Newton steps while the gradient of ``L`` becomes smaller."""
-    best, slope = total, active.gradient(total, theta)
+    best = total
+    slope = active.gradient(total, theta)
     size = 1.0 + float(total[active.count :].abs().max()) if len(total) > active.count else 1.0
     error = float(slope.abs().max()) / size if len(slope) else 0.0
     for _ in range(_STEPS):
@@ -138,7 +142,9 @@ def _polish(active: ActiveConditions, total: Tensor, theta: Tensor) -> tuple[Ten
         new = float(found.abs().max()) / size
         if not new < error:
             break
-        best, slope, error = other, found, new
+        best = other
+        slope = found
+        error = new
     return best, error
 
 

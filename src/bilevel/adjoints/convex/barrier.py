@@ -43,7 +43,8 @@ def central_ratios(
 def _ratios(
     P: Array, q: Array, A: Array, b: Array, y: Array, z: Array, *, equalities: int
 ) -> tuple[Array, Array]:
-    n, mu = len(q), _WEIGHT * (1 + abs(q).max())
+    n = len(q)
+    mu = _WEIGHT * (1 + abs(q).max())
     free = np.arange(len(b)) >= equalities
     root = np.sqrt(mu)
     y, z, s = y.copy(), z.copy(), b - A @ y
@@ -51,19 +52,24 @@ def _ratios(
     z[free] = np.where(s[free] > root, mu / np.maximum(s[free], root), np.maximum(z[free], root))
     s[free] = np.where(s[free] > root, s[free], mu / z[free])
     for _ in range(_STEPS):
-        side, ratio = b - A @ y, np.zeros_like(z)
+        side = b - A @ y
+        ratio = np.zeros_like(z)
         ratio[free] = s[free] / z[free]
         # From s + ds = b - A (y + dy) and s dz + z ds = mu - s z.
         rhs = side.copy()
         rhs[free] -= mu / z[free]
         K = np.block([[P, A.T], [A, -np.diag(ratio)]])
         step = np.linalg.lstsq(K, np.append(-(P @ y + q + A.T @ z), rhs), rcond=None)[0]
-        dy, dz = step[:n], step[n:]
+        dy = step[:n]
+        dz = step[n:]
         ds = np.where(free, side - s - A @ dy, 0.0)
-        both, change = np.append(s[free], z[free]), np.append(ds[free], dz[free])
+        both = np.append(s[free], z[free])
+        change = np.append(ds[free], dz[free])
         down = change < 0
         length = min(1.0, *(-0.99 * both[down] / change[down]), 1.0)
-        y, z, s = y + length * dy, z + length * dz, s + length * ds
+        y = y + length * dy
+        z = z + length * dz
+        s = s + length * ds
         if length == 1.0 and abs((s * z)[free] / mu - 1).max() < 1e-6:
             break
     ratio = np.zeros_like(z)

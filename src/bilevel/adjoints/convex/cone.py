@@ -12,10 +12,10 @@ from scipy.linalg import null_space
 from torch import Tensor
 
 from bilevel.adjoints.adjoint import Diagnosis
-from bilevel.adjoints.function import AbstractRule, apply
+from bilevel.adjoints.convex.degeneracy import is_free
 from bilevel.adjoints.convex.projections import derivative, distance_to_kink, orders, project
 from bilevel.adjoints.convex.saddle import outer
-from bilevel.adjoints.convex.degeneracy import is_free
+from bilevel.adjoints.function import AbstractRule, apply
 from bilevel.errors import ProblemError
 from bilevel.problem.functions import Array
 from bilevel.problem.parametric import ParametricProgram
@@ -91,7 +91,9 @@ class ConeRule(AbstractRule):
     def __init__(
         self, adjoint: Cone, solve: Callable[..., Any], program: ParametricProgram
     ) -> None:
-        self._adjoint, self._solve, self._program = adjoint, solve, program
+        self._adjoint = adjoint
+        self._solve = solve
+        self._program = program
         self.order = orders(program.cones)
         self.diagnosis: Diagnosis | None = None
         self._probe: tuple[Tensor, Tensor] | None = None
@@ -120,7 +122,8 @@ class ConeRule(AbstractRule):
         self.diagnosis = Diagnosis(usable, weak, singular, margin, adjoint.degenerate, is_exact)
         if adjoint.degenerate == "raise":
             self.diagnosis.demand_exact()
-        self._probe, self._complete = (J, inverse), bool(usable.all())
+        self._probe = (J, inverse)
+        self._complete = bool(usable.all())
         # Where there is no answer, v holds what stands for it, and NaN cannot be projected.
         z = project(clean, self._program).where(torch.from_numpy(usable)[:, None], v)
         results = (torch.from_numpy(y), z, v, inverse, D)
@@ -142,13 +145,15 @@ class ConeRule(AbstractRule):
             gv = gv + (D @ grads[1][..., None])[..., 0]
         J = jacobian(H + H.mT, A, D)
         (r,) = apply(LinearSolveRule(), J.mT, torch.cat([gy, gv], -1), inverse.mT)
-        r1, r2 = r[..., : y.shape[-1]], r[..., y.shape[-1] :]
+        r1 = r[..., : y.shape[-1]]
+        r2 = r[..., y.shape[-1] :]
         gH = -outer(r1, y)
         return gH + gH.mT, -r1, -outer(z, r1) - outer(r2, y), r2
 
     def _is_slack(self, J: Array, D: Array) -> bool:
         """Return whether what the Jacobian leaves free is nothing that is asked for."""
-        n, free = self._program.n, null_space(J, rcond=1e-10)
+        n = self._program.n
+        free = null_space(J, rcond=1e-10)
         moved = D @ free[n:] if self.with_multipliers else free[:0]
         return is_free(free, self._program.named) and abs(moved).max(initial=0.0) <= 1e-7
 

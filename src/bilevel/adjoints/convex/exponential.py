@@ -112,7 +112,8 @@ def _slope(rest: Array, beta: float, rho: float) -> Array:
     ray = np.array([rho * down, down, up])
     normal = np.array([up, up * (1 - rho), -down])
     steepness = up / np.linalg.norm(normal)
-    ray, normal = ray / np.linalg.norm(ray), normal / np.linalg.norm(normal)
+    ray = ray / np.linalg.norm(ray)
+    normal = normal / np.linalg.norm(normal)
     across = np.cross(normal, ray)
     bend = np.linalg.norm(rest) * steepness * (across[0] - rho * across[1]) ** 2
     share = beta / (beta + bend) if beta + bend > 0 else 0.0

@@ -31,7 +31,9 @@ def prepare(H: Any, q: Any, A: Any) -> tuple[Any, Any, Any, Any]:
     Where it is not, ``U`` is the identity. For small matrices; LAPACK is faster for large ones.
     """
     count, m, n = A.shape
-    U, W, v = np.zeros((count, n, n)), A.copy(), q.copy()
+    U = np.zeros((count, n, n))
+    W = A.copy()
+    v = q.copy()
     regular = np.ones(count, np.bool_)
     for k in range(count):
         u = U[k]
@@ -84,11 +86,14 @@ def judge(
     of rows of unit norm, negative multipliers, and the smaller of slack and multiplier.
     """
     count, m, n = A.shape
-    residual, margin = np.zeros(count), np.full(count, np.inf)
-    active, weak = np.zeros((count, m), np.bool_), np.zeros((count, m), np.bool_)
+    residual = np.zeros(count)
+    margin = np.full(count, np.inf)
+    active = np.zeros((count, m), np.bool_)
+    weak = np.zeros((count, m), np.bool_)
     gradient = np.empty(n)
     for k in range(count):
-        size_y, size_q = 1.0, 1.0
+        size_y = 1.0
+        size_q = 1.0
         gradient[:] = q[k]
         for i in range(n):
             total = 0.0
@@ -100,7 +105,9 @@ def judge(
             size_q = max(size_q, 1.0 + abs(q[k, i]))
         worst = 0.0
         for i in range(m):
-            value, norm, force = -b[k, i], 0.0, z[k, i]
+            value = -b[k, i]
+            norm = 0.0
+            force = z[k, i]
             for j in range(n):
                 entry = A[k, i, j]
                 value += entry * y[k, j]
@@ -135,10 +142,12 @@ def factor_rows(W: Any, active: Any, regular: Any) -> tuple[Any, Any, Any, bool]
     count, m, n = W.shape
     most = min(m, n)
     C = np.empty((count, most, most))
-    index, number = np.zeros((count, most), np.int64), np.zeros(count, np.int64)
+    index = np.zeros((count, most), np.int64)
+    number = np.zeros(count, np.int64)
     rows = np.empty((most, n))
     for k in range(count):
-        fine, size = regular[k], 0
+        fine = regular[k]
+        size = 0
         if not fine:
             number[k] = -1
             continue
@@ -212,7 +221,9 @@ def _divide_lower(C: Any, x: Any) -> None:
 def gradients(y: Any, z: Any, dy: Any, dz: Any) -> tuple[Any, Any, Any]:
     """Return the gradients of ``H``, ``q`` and ``A``; that of ``b`` is ``dz``."""
     (count, n), m = y.shape, z.shape[1]
-    gH, gq, gA = np.empty((count, n, n)), -dy, np.empty((count, m, n))
+    gH = np.empty((count, n, n))
+    gq = -dy
+    gA = np.empty((count, m, n))
     for k in range(count):
         for i in range(n):
             for j in range(n):
@@ -229,12 +240,14 @@ def solve_saddles(
 ) -> tuple[Any, Any]:
     """Return ``dy, dz`` of ``P dy + A_J'dz = gy``, ``A_J dy = gz``, refined once."""
     count, m, n = A.shape
-    dy, dz = np.zeros((count, n)), np.zeros((count, m))
+    dy = np.zeros((count, n))
+    dz = np.zeros((count, m))
     for k in range(count):
         size = number[k]
         if size < 0:
             continue
-        top, side = gy[k].copy(), np.empty(size)
+        top = gy[k].copy()
+        side = np.empty(size)
         for r in range(size):
             side[r] = gz[k, index[k, r]]
         for turn in range(2):
@@ -243,14 +256,16 @@ def solve_saddles(
             _divide_rest(U[k], point)
             part = np.empty(size)
             for r in range(size):
-                i, total = index[k, r], -side[r]
+                i = index[k, r]
+                total = -side[r]
                 for j in range(n):
                     total += A[k, i, j] * point[j]
                 part[r] = total
             _divide_lower(C[k, :size, :size], part)
             point = top.copy()
             for r in range(size):
-                i, factor = index[k, r], part[r]
+                i = index[k, r]
+                factor = part[r]
                 dz[k, i] += factor
                 for j in range(n):
                     point[j] -= factor * A[k, i, j]
@@ -266,7 +281,9 @@ def solve_saddles(
                         top[j] -= H[k, i, j] * point[i]
                     top[i] -= total
                 for r in range(size):
-                    i, factor, total = index[k, r], part[r], 0.0
+                    i = index[k, r]
+                    factor = part[r]
+                    total = 0.0
                     for j in range(n):
                         top[j] -= factor * A[k, i, j]
                         total += A[k, i, j] * point[j]

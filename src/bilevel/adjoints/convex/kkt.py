@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bilevel.adjoints.convex import kernels, saddle
 from bilevel.adjoints.adjoint import Diagnosis
+from bilevel.adjoints.convex import kernels, saddle
 from bilevel.adjoints.convex.barrier import central_ratios
-from bilevel.adjoints.function import AbstractRule, is_plain
 from bilevel.adjoints.convex.degeneracy import is_slack, margin_without
+from bilevel.adjoints.function import AbstractRule, is_plain
 from bilevel.errors import ProblemError
 from bilevel.problem.functions import Array
 from bilevel.problem.parametric import ParametricProgram
@@ -133,7 +133,9 @@ class KKTRule(AbstractRule):
     differentiable = 2
 
     def __init__(self, adjoint: KKT, solve: Callable[..., Any], program: ParametricProgram) -> None:
-        self._adjoint, self._solve, self._program = adjoint, solve, program
+        self._adjoint = adjoint
+        self._solve = solve
+        self._program = program
         # Whether multipliers are asked for, so that they must be unique for a classical derivative.
         self.with_multipliers = True
         self.diagnosis: Diagnosis | None = None
@@ -142,9 +144,12 @@ class KKTRule(AbstractRule):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """See the abstract method."""
         data = tuple(map(saddle.array, inputs))
-        adjoint, equalities = self._adjoint, self._program.equalities
+        adjoint = self._adjoint
+        equalities = self._program.equalities
         found = self._solve(*data, adjoint.tolerance)
-        active, weak, smooth = found.active, found.weak, None
+        active = found.active
+        weak = found.weak
+        smooth = None
         if found.kinked:
             self._excuse(data, found)
         has_kink = adjoint.degenerate in ("active", "barrier") and weak.any()
@@ -162,9 +167,11 @@ class KKTRule(AbstractRule):
         for i in np.flatnonzero(singular):
             none = np.zeros_like(weak[i])
             singular[i] = not self._is_slack(data[0][i], data[2][i], active[i], none)
-        y, z = found.y, found.z
+        y = found.y
+        z = found.z
         if not found.complete:
-            y, z = np.nan_to_num(y), np.nan_to_num(z)
+            y = np.nan_to_num(y)
+            z = np.nan_to_num(z)
         self._kept = (data[0], data[2], factor, y, z)
         is_exact = found.complete and not singular.any()
         is_exact = is_exact and not (found.kinked and weak.any())
@@ -185,7 +192,8 @@ class KKTRule(AbstractRule):
             return self._gradients(self._kept, grads, outputs[0].device)
         H, _, A, _ = inputs
         y, z, *rest = outputs
-        y, z = torch.nan_to_num(y), torch.nan_to_num(z)
+        y = torch.nan_to_num(y)
+        z = torch.nan_to_num(z)
         gy = torch.zeros_like(y) if grads[0] is None else grads[0]
         gz = torch.zeros_like(z) if grads[1] is None else grads[1]
         dy, dz = saddle.solve(H, A, gy, gz, rest)

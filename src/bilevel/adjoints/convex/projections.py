@@ -19,7 +19,8 @@ from bilevel.problem.parametric import ConeBlock, ParametricProgram
 
 def project(v: Tensor, program: ParametricProgram) -> Tensor:
     """Return the projection onto the dual cone, shape ``(B, m)``."""
-    first, second = program.equalities, program.equalities + program.inequalities
+    first = program.equalities
+    second = program.equalities + program.inequalities
     parts = [v[:, :first], v[:, first:second].clamp_min(0.0)]
     parts += [_PROJECT[block.kind](v[:, block.start : block.stop]) for block in program.cones]
     return torch.cat(parts, -1)
@@ -30,7 +31,8 @@ def derivative(v: Tensor, program: ParametricProgram) -> Tensor:
 
     At a kink it is that of one side.
     """
-    first, second = program.equalities, program.equalities + program.inequalities
+    first = program.equalities
+    second = program.equalities + program.inequalities
     D = v.new_zeros(len(v), v.shape[-1], v.shape[-1])
     plain = torch.cat([torch.ones_like(v[:, :first]), (v[:, first:second] > 0).to(v.dtype)], -1)
     blocks: list[tuple[slice, Tensor]] = [(slice(0, second), torch.diag_embed(plain))]
@@ -50,7 +52,8 @@ def distance_to_kink(v: Tensor, program: ParametricProgram) -> Tensor:
 
     Infinite for the exponential cone, where it is not known.
     """
-    first, second = program.equalities, program.equalities + program.inequalities
+    first = program.equalities
+    second = program.equalities + program.inequalities
     parts = [v.new_full((len(v), 1), torch.inf), v[:, first:second].abs()]
     for block in program.cones:
         part = v[:, block.start : block.stop]
@@ -68,7 +71,8 @@ def orders(cones: Sequence[ConeBlock]) -> int | None:
 
 
 def _soc(v: Tensor) -> Tensor:
-    t, x = v[:, :1], v[:, 1:]
+    t = v[:, :1]
+    x = v[:, 1:]
     size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     half = 0.5 * (1 + t / size.clamp_min(1e-300))
     outside = torch.cat([half * size, half * x], -1)
@@ -77,19 +81,22 @@ def _soc(v: Tensor) -> Tensor:
 
 
 def _soc_derivative(v: Tensor) -> Tensor:
-    t, x = v[:, :1], v[:, 1:]
+    t = v[:, :1]
+    x = v[:, 1:]
     k = x.shape[-1]
     square = x.square().sum(-1, keepdim=True)
     is_zero = square == 0
     size = torch.where(is_zero, torch.ones_like(square), square).sqrt()
-    u, ratio = x / size, t / size
+    u = x / size
+    ratio = t / size
     unit = torch.eye(k, dtype=v.dtype, device=v.device)
     corner = (1 + ratio)[..., None] * unit - ratio[..., None] * u[:, :, None] * u[:, None, :]
     top = torch.cat([torch.ones_like(t), u], -1)[:, None, :]
     middle = 0.5 * torch.cat([top, torch.cat([u[:, :, None], corner], -1)], -2)
     whole = torch.eye(k + 1, dtype=v.dtype, device=v.device).expand(len(v), -1, -1)
     size = torch.where(is_zero, torch.zeros_like(size), size)
-    inside, outside = (size <= t)[..., None], (size <= -t)[..., None]
+    inside = (size <= t)[..., None]
+    outside = (size <= -t)[..., None]
     return torch.where(inside, whole, torch.where(outside, torch.zeros_like(whole), middle))
 
 
@@ -116,7 +123,8 @@ def _psd(v: Tensor) -> Tensor:
 
 def _psd_derivative(v: Tensor) -> Tensor:
     values, Q = torch.linalg.eigh(_matrix(v))
-    a, b = values[:, :, None], values[:, None, :]
+    a = values[:, :, None]
+    b = values[:, None, :]
     # Divided differences of max(., 0).
     gap = a - b
     near = gap.abs() <= 1e-12 * (1 + a.abs())

@@ -55,9 +55,11 @@ class Factor:
         """Return ``K^-1 (gy, gz)``."""
         dy, dz = kernels.solve_saddles(H, A, self.U, self.C, self.index, self.number, gy, gz)
         if self.inverse.shape[-1]:
-            bad, n = self.number < 0, gy.shape[-1]
+            bad = self.number < 0
+            n = gy.shape[-1]
             both = self.inverse[bad] @ np.concatenate([gy[bad], gz[bad]], -1)[..., None]
-            dy[bad], dz[bad] = both[:, :n, 0], both[:, n:, 0]
+            dy[bad] = both[:, :n, 0]
+            dz[bad] = both[:, n:, 0]
         return dy, dz
 
 
@@ -124,13 +126,15 @@ def factorize(
         regular = regular & ~smooth.any(-1)
     C, index, number, is_regular = kernels.factor_rows(known.W, active, regular)
     count, m, n = A.shape
-    inverse, singular = np.zeros((count, 0, 0)), np.zeros(count, bool)
+    inverse = np.zeros((count, 0, 0))
+    singular = np.zeros(count, bool)
     if not is_regular:
         bad = number < 0
         inverse = np.zeros((count, n + m, n + m))
         E = np.zeros_like(active, float) if smooth is None else smooth
         inverse[bad], singular[bad] = _invert(H[bad], A[bad], active[bad], E[bad])
-        inverse[~usable], singular[~usable] = 0.0, False
+        inverse[~usable] = 0.0
+        singular[~usable] = False
     return Factor(known.U, C, index, number, inverse), singular
 
 

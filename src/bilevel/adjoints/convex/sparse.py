@@ -43,7 +43,8 @@ class SparseFactor:
     """
 
     def __init__(self, P: sp.csr_array, A: sp.csr_array, active: Array) -> None:
-        self._n, self._rows = P.shape[0], np.flatnonzero(active)
+        self._n = P.shape[0]
+        self._rows = np.flatnonzero(active)
         J = A[self._rows]
         self._K = sp.csc_array(sp.block_array([[P, J.T], [J, None]], format="csc"))
         self.is_singular = False
@@ -94,7 +95,9 @@ class SparseKKTRule(AbstractRule):
     foldable = False
 
     def __init__(self, adjoint: Any, solve: Callable[..., Any], program: ParametricProgram) -> None:
-        self._adjoint, self._solve, self._program = adjoint, solve, program
+        self._adjoint = adjoint
+        self._solve = solve
+        self._program = program
         self.diagnosis: Diagnosis | None = None
         self._factors: list[SparseFactor | None] = []
         self._complete = True
@@ -122,7 +125,8 @@ class SparseKKTRule(AbstractRule):
         H, _, A, _ = inputs
         y, z = outputs
         if not self._complete:
-            y, z = torch.nan_to_num(y), torch.nan_to_num(z)
+            y = torch.nan_to_num(y)
+            z = torch.nan_to_num(z)
         gy, gz = (
             torch.zeros_like(one) if grad is None else grad
             for one, grad in zip((y, z), grads, strict=True)
@@ -145,12 +149,14 @@ class _Solve(AbstractRule):
     foldable = False
 
     def __init__(self, program: ParametricProgram, factors: list[SparseFactor | None]) -> None:
-        self._program, self._factors = program, factors
+        self._program = program
+        self._factors = factors
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """See the abstract method."""
         _, _, gy, gz = inputs
-        dy, dz = np.zeros(tuple(gy.shape)), np.zeros(tuple(gz.shape))
+        dy = np.zeros(tuple(gy.shape))
+        dz = np.zeros(tuple(gz.shape))
         for i, factor in enumerate(self._factors):
             if factor is not None:
                 dy[i], dz[i] = factor.solve(gy[i].numpy(force=True), gz[i].numpy(force=True))

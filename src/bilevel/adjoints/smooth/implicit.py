@@ -17,7 +17,7 @@ from bilevel.adjoints.smooth.stationarity import ACTIVE, Hessian, Scalar, Statio
 from bilevel.errors import BilevelWarning, ProblemError
 from bilevel.problem.precision import attainable
 from bilevel.problem.smooth import Instances, SmoothProblem
-from bilevel.problem.trees import Tree, flatten, detached, unflatten
+from bilevel.problem.trees import Tree, detached, flatten, unflatten
 
 _METHODS = ("auto", "dense", "minres", "cg", "nested")
 _DENSE = 128
@@ -126,9 +126,12 @@ class Implicit:
         start
             A first guess at the linear system's solution, such as ``solved.x`` of a root nearby.
         """
-        shape_x, shape_y = Tree(x, "x"), Tree(y, "y")
-        flat_x, flat_y = shape_x.flat(x, copy=False), shape_y.flat(y, copy=False).detach()
-        flat_x, flat_y = flat_x.unsqueeze(0), flat_y.unsqueeze(0)
+        shape_x = Tree(x, "x")
+        shape_y = Tree(y, "y")
+        flat_x = shape_x.flat(x, copy=False)
+        flat_y = shape_y.flat(y, copy=False).detach()
+        flat_x = flat_x.unsqueeze(0)
+        flat_y = flat_y.unsqueeze(0)
         instances = Instances(problem, shape_x, shape_y, detached(tuple(z)))
         st, w = Stationarity.of(instances, flat_x.detach(), flat_y).recover(flat_x.detach(), flat_y)
         _warn_of_rows_without_force(st, flat_x.detach(), w)
@@ -141,7 +144,8 @@ class Implicit:
         leaves, spec = flatten(tuple(z))
 
         def make(own: Sequence[Tensor]) -> Scalar:
-            at, given = st.at(unflatten(spec, own[1:])), own[0]
+            at = st.at(unflatten(spec, own[1:]))
+            given = own[0]
             return lambda w: at.follower(given, w)
 
         definite = st.follower_size == st.sizes[1]
@@ -180,7 +184,9 @@ class Implicit:
             method = "dense" if b.shape[-1] <= _DENSE else "cg" if definite else "minres"
         if method == "dense":
             return direct(H.dense(), b, definite)
-        M, rtol, limit = self.precondition, attainable(self.rtol, b, 10), self.limit
+        M = self.precondition
+        rtol = attainable(self.rtol, b, 10)
+        limit = self.limit
         if method == "cg":
             helper, used = diagonal(H, b) if M is None else (M, 0)
             found = cg(H, b, start=start, precondition=helper, rtol=rtol, limit=limit)

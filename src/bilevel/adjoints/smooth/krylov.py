@@ -71,11 +71,13 @@ def cg(
     >>> print((11 * found.x).round(decimals=9).tolist(), found.products)
     [[1.0, 7.0]] 2
     """
-    size, products = _norm(b), 0 if start is None else 1
+    size = _norm(b)
+    products = 0 if start is None else 1
     x = torch.zeros_like(b) if start is None else start * (size > 0).unsqueeze(-1)
     r = b.clone() if start is None else b - A(x)
     z = r if precondition is None else precondition(r)
-    rz, goal = _host(vecdot(r, z)), rtol * _host(size)
+    rz = _host(vecdot(r, z))
+    goal = rtol * _host(size)
     p = z.clone() if z is r else z
     del z
     positive = np.ones_like(goal, dtype=bool)
@@ -91,7 +93,8 @@ def cg(
             x.addcmul_(step, p)
             r.addcmul_(step, q, value=-1)
             del q
-            norm, z = _host(_norm(r)), r if precondition is None else precondition(r)
+            norm = _host(_norm(r))
+            z = r if precondition is None else precondition(r)
             new = _host(vecdot(r, z))
             going &= norm > goal
             p.mul_(_column(np.where(going, new / rz, 0), b)).add_(z)
@@ -162,7 +165,8 @@ def diagonal(A: Product, b: Tensor) -> tuple[Product, int]:
     >>> print((50 * M(torch.ones(1, 3))).round().tolist(), products)
     [[10.0, 5.0, 1.0]] 4
     """
-    generator, halves = torch.Generator().manual_seed(0), []
+    generator = torch.Generator().manual_seed(0)
+    halves = []
     for _ in range(2):
         half = torch.zeros_like(b)
         for _ in range(_PROBES):
@@ -227,15 +231,23 @@ def _minres(
 ) -> tuple[Tensor, int]:
     """Return a correction whose preconditioned residual is a hundredth of what is asked."""
     M = precondition if precondition is not None else _same
-    x, w, w_old = torch.zeros_like(b), torch.zeros_like(b), torch.zeros_like(b)
-    r_old, r = torch.zeros_like(b), b
+    x = torch.zeros_like(b)
+    w = torch.zeros_like(b)
+    w_old = torch.zeros_like(b)
+    r_old = torch.zeros_like(b)
+    r = b
     y = M(r)
     beta = first = vecdot(r, y).clamp(min=0).sqrt()
     share = torch.where(_norm(b) > 0, goal / _norm(b), 0.0)
     zero = torch.zeros_like(beta)
-    beta_old, dbar, epsilon, phibar = torch.ones_like(beta), zero, zero, beta
-    cs, sn = -torch.ones_like(beta), zero
-    tiny, products = torch.finfo(b.dtype).tiny, 0
+    beta_old = torch.ones_like(beta)
+    dbar = zero
+    epsilon = zero
+    phibar = beta
+    cs = -torch.ones_like(beta)
+    sn = zero
+    tiny = torch.finfo(b.dtype).tiny
+    products = 0
     going = (beta > 0) & (_norm(b) > goal)
     while bool(going.any()) and products < limit:
         v = y / beta.clamp(min=tiny).unsqueeze(-1)
@@ -245,17 +257,25 @@ def _minres(
         products += 1
         alpha = vecdot(v, y)
         y = y.addcmul_((alpha / beta.clamp(min=tiny)).unsqueeze(-1), r, value=-1)
-        r_old, r = r, y
+        r_old = r
+        r = y
         y = M(r)
-        beta_old, beta = beta.clamp(min=tiny), vecdot(r, y).clamp(min=0).sqrt()
-        epsilon_old, delta = epsilon, cs * dbar + sn * alpha
-        gbar, epsilon, dbar = sn * dbar - cs * alpha, sn * beta, -cs * beta
+        beta_old = beta.clamp(min=tiny)
+        beta = vecdot(r, y).clamp(min=0).sqrt()
+        epsilon_old = epsilon
+        delta = cs * dbar + sn * alpha
+        gbar = sn * dbar - cs * alpha
+        epsilon = sn * beta
+        dbar = -cs * beta
         gamma = torch.hypot(gbar, beta).clamp(min=tiny)
-        cs, sn = gbar / gamma, beta / gamma
-        phi, phibar = torch.where(going, cs * phibar, 0.0), sn * phibar
+        cs = gbar / gamma
+        sn = beta / gamma
+        phi = torch.where(going, cs * phibar, 0.0)
+        phibar = sn * phibar
         new = v.addcmul_(epsilon_old.unsqueeze(-1), w_old, value=-1)
         new = new.addcmul_(delta.unsqueeze(-1), w, value=-1).div_(gamma.unsqueeze(-1))
-        w_old, w = w, new
+        w_old = w
+        w = new
         x.addcmul_(phi.unsqueeze(-1), torch.where(going.unsqueeze(-1), w, 0.0))
         going &= (phibar.abs() > 0.3 * share * first) & (beta > tiny)
     return x, products

@@ -103,11 +103,18 @@ def nested(st: Stationarity, u: Tensor, b: Tensor, accuracy: Accuracy) -> Solved
         count += 1
 
     found, _ = gmres(
-        operator, rhs, rtol=accuracy.rtol, atol=0.0, restart=_RESTART,
-        maxiter=max(1, accuracy.limit // _RESTART), callback=counted, callback_type="pr_norm",
-    )  # fmt: skip
+        operator,
+        rhs,
+        rtol=accuracy.rtol,
+        atol=0.0,
+        restart=_RESTART,
+        maxiter=max(1, accuracy.limit // _RESTART),
+        callback=counted,
+        callback_type="pr_norm",
+    )
     both = torch.from_numpy(found).to(u).reshape(len(u), n + m)
-    lam, gam = both[:, :n], both[:, n:]
+    lam = both[:, :n]
+    gam = both[:, n:]
     q = product(lam, gam)[2]
     rest = np.linalg.norm(flat(found) - rhs) / max(float(np.linalg.norm(rhs)), 1e-300)
     residual = torch.full_like(u[:, 0], float(rest))

@@ -49,7 +49,8 @@ class Replayed:
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        self._function, self._calls = function, 0
+        self._function = function
+        self._calls = 0
         self._program: Program | None = None
         self._is_checked = False
         self._actions: list[Callable[[], None]] = []
@@ -69,7 +70,8 @@ class Replayed:
         if self._calls == _PATIENCE and v.numel() <= _LARGEST:
             with _Recorder() as recorder:
                 found = self._function(v)
-            self._program, self._actions = Program.of(recorder.steps, v, found), recorder.actions
+            self._program = Program.of(recorder.steps, v, found)
+            self._actions = recorder.actions
             return found
         found = self._function(v)
         if self._program is not None:

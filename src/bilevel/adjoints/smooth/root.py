@@ -75,9 +75,12 @@ class Root(AbstractRule):
         definite: bool,
         start: Tensor | None,
     ) -> None:
-        self._adjoint, self._make, self._u = adjoint, make, u.detach()
+        self._adjoint = adjoint
+        self._make = make
+        self._u = u.detach()
         self._inputs = list(inputs)
-        self._definite, self._start = definite, start
+        self._definite = definite
+        self._start = start
         # What was evaluated to see whether u is an answer serves the first backward pass too.
         self._kept: _Derivatives | None = self._derivatives(self._inputs)
         H, own = self._kept

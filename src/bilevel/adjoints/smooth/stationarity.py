@@ -86,7 +86,8 @@ class Stationarity:
             return self, y
         with torch.no_grad():
             g = self.instances.vector("g", x, y)
-        st, w = replace(self, active_g=g >= -ACTIVE, t=None), y
+        st = replace(self, active_g=g >= -ACTIVE, t=None)
+        w = y
         for _ in range(k + 1):
             w = torch.cat([y, y.new_zeros(len(y), p + k)], -1)
             H = Hessian(lambda w, st=st: st.follower(x, w), w)

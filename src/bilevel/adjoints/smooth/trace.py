@@ -111,14 +111,16 @@ class Program:
         live = _live(recorded, v)
         if live is None:
             return None
-        names, steps = {id(v): 0}, []
+        names = {id(v): 0}
+        steps = []
         for call in recorded:
             if not live & (call.read | call.made):
                 continue
             parts, spec = flatten((call.arguments, call.options))
             is_flat = not call.options and len(parts) == len(call.arguments)
             is_flat &= all(a is b for a, b in zip(parts, call.arguments, strict=False))
-            holes, is_factor = [], call.operation in _FACTORS and is_flat
+            holes = []
+            is_factor = call.operation in _FACTORS and is_flat
             for place, part in enumerate(parts):
                 if isinstance(part, Tensor) and place_of(part) in live:
                     if id(part) not in names:

@@ -70,8 +70,10 @@ class Unrolled:
         y
             Where the steps begin; its own gradient is dropped.
         """
-        shape_x, shape_y = Tree(x, "x"), Tree(y, "y")
-        flat_x, flat_y = shape_x.flat(x).unsqueeze(0), shape_y.flat(y).detach().unsqueeze(0)
+        shape_x = Tree(x, "x")
+        shape_y = Tree(y, "y")
+        flat_x = shape_x.flat(x).unsqueeze(0)
+        flat_y = shape_y.flat(y).detach().unsqueeze(0)
         instances = Instances(problem, shape_x, shape_y, z)
         size = self._size(instances, flat_x, flat_y)
         is_recorded = torch.is_grad_enabled()
@@ -98,7 +100,8 @@ class Unrolled:
         >>> print(adjoints.Unrolled(steps=3, step_size=0.25).truncation(problem, x, x))
         0.125
         """
-        shape_x, shape_y = Tree(x, "x"), Tree(y, "y")
+        shape_x = Tree(x, "x")
+        shape_y = Tree(y, "y")
         flat_x, flat_y = (t.flat(s).detach() for t, s in ((shape_x, x), (shape_y, y)))
         instances = Instances(problem, shape_x, shape_y, detached(z))
         size = self._size(instances, flat_x[None], flat_y[None])
@@ -123,11 +126,13 @@ def _largest(product: Any, like: Tensor) -> tuple[float, Tensor]:
     """Return the eigenvalue of largest size by the power method, and its vector."""
     generator = torch.Generator().manual_seed(0)
     v = torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
-    v, old = v / vector_norm(v), 0.0
+    v = v / vector_norm(v)
+    old = 0.0
     for _ in range(200):
         new = product(v)
         size = float(vector_norm(new))
         if size == 0.0 or abs(size - old) <= 1e-6 * size:
             break
-        v, old = new / size, size
+        v = new / size
+        old = size
     return abs(float(vecdot(v, product(v)).sum())), v

@@ -11,10 +11,10 @@ import numpy as np
 
 from bilevel.backends.backend import AbstractBackend
 from bilevel.backends.tree.compact import Compact
-from bilevel.backends.tree.session import AbstractSession, NodeAnswer
 from bilevel.backends.tree.disjunctions import Disjunctions
 from bilevel.backends.tree.node import Settings
 from bilevel.backends.tree.search import Search
+from bilevel.backends.tree.session import AbstractSession, NodeAnswer
 from bilevel.errors import BackendError
 from bilevel.problem.functions import Array
 from bilevel.program import Feature, Limits, Program, RawAnswer, Termination
@@ -32,7 +32,8 @@ _PATIENCE = 10
 _UNBOUNDED = NodeAnswer(Termination.UNBOUNDED)
 # A ray falls by at least this, relative to the largest cost.
 _STEEP = 1e-7
-_CLOSE, _ROUNDING = 1e-9, 1e-12
+_CLOSE = 1e-9
+_ROUNDING = 1e-12
 
 
 class Tree(AbstractBackend):
@@ -64,7 +65,8 @@ class _Careful(AbstractSession):
     """A fast session that proves what it says; where it cannot, HiGHS or Clarabel is asked."""
 
     def __init__(self, compact: Compact, first: AbstractSession) -> None:
-        self._compact, self._first = compact, first
+        self._compact = compact
+        self._first = first
         self._is_curved = compact.P.nnz > 0
         self._others: dict[str, AbstractSession] = {}
         self._asked = self._doubts = 0
@@ -117,9 +119,12 @@ class _Careful(AbstractSession):
 
 def _vertex(program: Program, compact: Compact, v: Array) -> Array:
     """Return the same point as HiGHS's simplex gives it, free of what DAQP's rounding leaves."""
-    entries, low, high = compact.collapse(v), compact.low.copy(), compact.high.copy()
+    entries = compact.collapse(v)
+    low = compact.low.copy()
+    high = compact.high.copy()
     for entry, least, most in Disjunctions(program, compact).pattern(entries, low, high):
-        low[entry], high[entry] = max(low[entry], least), min(high[entry], most)
+        low[entry] = max(low[entry], least)
+        high[entry] = min(high[entry], most)
     if np.any(low > high):
         return v
     again = _open("highs", compact).solve(low, high)
@@ -140,8 +145,10 @@ def _session(compact: Compact) -> AbstractSession:
 
 def _open(vendor: str, compact: Compact) -> AbstractSession:
     if vendor == "points":
-        vendor, compact = "highs", compact.without_cost()
+        vendor = "highs"
+        compact = compact.without_cost()
     if vendor == "rays":
-        vendor, compact = "highs", compact.recession()
+        vendor = "highs"
+        compact = compact.recession()
     module = import_module(f"bilevel.backends.tree.{vendor}_session")
     return module.SESSION(compact)

@@ -27,9 +27,12 @@ class ClarabelSession(AbstractSession):
     ) -> NodeAnswer:
         """See the abstract method; neither ``warm`` nor ``cutoff`` is used."""
         del warm, cutoff
-        compact, n = self._compact, self._compact.count
-        least, most = low[n:], high[n:]
-        above, below = np.isfinite(most), np.isfinite(least) & (least < most)
+        compact = self._compact
+        n = self._compact.count
+        least = low[n:]
+        most = high[n:]
+        above = np.isfinite(most)
+        below = np.isfinite(least) & (least < most)
         equality = np.concatenate([(least == most)[above], np.zeros(int(below.sum()), bool)])
         rows = Rows(
             sp.csr_array(sp.vstack([compact.A[above], -compact.A[below]])),

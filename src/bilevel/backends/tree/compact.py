@@ -37,25 +37,33 @@ class Compact:
 
     def __init__(self, program: Program) -> None:
         row, slack, size = _slacks(program)
-        n, A = program.n, program.rows.A
+        n = program.n
+        A = program.rows.A
         remains = np.ones(n, bool)
         remains[slack] = False
-        columns, position = np.flatnonzero(remains), np.cumsum(remains) - 1
+        columns = np.flatnonzero(remains)
+        position = np.cumsum(remains) - 1
         at, column, value = entries(A)
         inside = remains[column]
-        at, column, value = at[inside], position[column[inside]], value[inside]
+        at = at[inside]
+        column = position[column[inside]]
+        value = value[inside]
         counts = np.bincount(at, minlength=A.shape[0])
         single = counts[row] == 1
         keep = np.ones(A.shape[0], bool)
         keep[row[single]] = False
-        kept, place = keep[at], np.cumsum(keep) - 1
+        kept = keep[at]
+        place = np.cumsum(keep) - 1
         shape = (int(keep.sum()), len(columns))
         self.A = from_entries(place[at[kept]], column[kept], value[kept], shape)
         i, j, curvature = entries(program.objective.P)  # slacks have none
         self.P = from_entries(position[i], position[j], curvature, (len(columns), len(columns)))
-        self.c, self.constant = program.objective.c[columns], program.objective.constant
-        self.count, self._columns = len(columns), columns
-        b, equality = program.rows.b, program.rows.equality
+        self.c = program.objective.c[columns]
+        self.constant = program.objective.constant
+        self.count = len(columns)
+        self._columns = columns
+        b = program.rows.b
+        equality = program.rows.equality
 
         self.entry = np.zeros(n, int)
         self.factor: Array = np.ones(n)
@@ -84,7 +92,8 @@ class Compact:
         """Return the same rows and bounds with the objective zero."""
         other = copy(self)
         other.P = sp.csr_array((self.count, self.count))
-        other.c, other.constant = np.zeros(self.count), 0.0
+        other.c = np.zeros(self.count)
+        other.constant = 0.0
         return other
 
     def recession(self) -> Compact:
@@ -96,7 +105,8 @@ class Compact:
         other = copy(self)
         size = abs(self.P).max() if self.P.nnz else 1.0
         other.A = sp.csr_array(sp.vstack([self.A, self.P / size]))
-        other.P, other.constant = sp.csr_array((self.count, self.count)), 0.0
+        other.P = sp.csr_array((self.count, self.count))
+        other.constant = 0.0
         other.low, other.high = self.directions(self.low, self.high)
         return other
 
@@ -124,7 +134,8 @@ def _slacks(program: Program) -> tuple[Array, Array, Array]:
     curved = np.diff(program.objective.P.indptr) > 0
     plain = ~curved & (program.objective.c == 0) & ~program.integer
     free = np.flatnonzero((np.diff(A.indptr) == 1) & plain)
-    row, value = A.indices[A.indptr[free]], A.data[A.indptr[free]]
+    row = A.indices[A.indptr[free]]
+    value = A.data[A.indptr[free]]
     # A row of the slack alone says nothing about others and stays as it is.
     usable = program.rows.equality[row] & (value != 0) & (np.diff(program.rows.A.indptr)[row] > 1)
     row, first = np.unique(row[usable], return_index=True)

@@ -7,18 +7,21 @@ from typing import Any
 import daqp
 import numpy as np
 
-from bilevel.backends.tree.compact import Compact
 from bilevel.backends.daqp import _STATUS
 from bilevel.backends.farkas import HUGE, Farkas
+from bilevel.backends.tree.compact import Compact
 from bilevel.backends.tree.session import AbstractSession, NodeAnswer
 from bilevel.problem.functions import Array
 from bilevel.program import Termination
 
 # DAQP's marks of rows: an equation, or active at a bound when the solve begins.
-_EQUATION, _UPPER, _LOWER = 5, 1, 3
+_EQUATION = 5
+_UPPER = 1
+_LOWER = 3
 # Weight of the proximal term, of the size of the costs. A linear program needs a large one; where a
 # curved one is singular, DAQP's own regularization would leave 1e-7 and more in the conditions.
-_PROXIMAL, _SLIGHT = 0.02, 1e-5
+_PROXIMAL = 0.02
+_SLIGHT = 1e-5
 _RESIDUAL = 1e-7
 _PASSES = 3
 
@@ -33,7 +36,8 @@ class DAQPSession(AbstractSession):
     """
 
     def __init__(self, compact: Compact) -> None:
-        self._constant, self._count = compact.constant, compact.count
+        self._constant = compact.constant
+        self._count = compact.count
         rows, self._columns = _scaling(compact.A.toarray())
         self._scale = np.concatenate([self._columns, 1.0 / rows])
         outer = self._columns[:, None] * self._columns
@@ -55,7 +59,8 @@ class DAQPSession(AbstractSession):
         sense = np.where(low == high, _EQUATION, 0).astype(np.int32)
         low = np.maximum(low / self._scale, -HUGE)
         high = np.minimum(high / self._scale, HUGE)
-        n, ask = self._count, self._ask_linear if self._is_linear else self._ask_curved
+        n = self._count
+        ask = self._ask_linear if self._is_linear else self._ask_curved
         try:
             y, _, code, info = ask(low, high, sense, warm)
         except Exception:
@@ -65,7 +70,9 @@ class DAQPSession(AbstractSession):
             termination = Termination.NUMERICAL
         if termination is not Termination.OPTIMAL:
             return NodeAnswer(termination)
-        entries, lam, gradient = np.concatenate([y, self._A @ y]), info["lam"], self._P @ y
+        entries = np.concatenate([y, self._A @ y])
+        lam = info["lam"]
+        gradient = self._P @ y
         active = np.where(lam > 0, high, np.where(lam < 0, low, entries))
         wrong = max(
             np.abs(gradient + self._c + lam[:n] + lam[n:] @ self._A).max(initial=0.0) / self._size,
@@ -100,7 +107,8 @@ class DAQPSession(AbstractSession):
 def _scaling(A: Array) -> tuple[Array, Array]:
     """Return factors of rows and columns, powers of two, that bring entries' sizes together."""
     size = np.abs(A)
-    rows, columns = np.ones(A.shape[0]), np.ones(A.shape[1])
+    rows = np.ones(A.shape[0])
+    columns = np.ones(A.shape[1])
     for _ in range(_PASSES):
         rows *= _balance(size * rows[:, None] * columns, axis=1)
         columns *= _balance(size * rows[:, None] * columns, axis=0)

@@ -35,7 +35,8 @@ class Disjunctions:
         ]
         columns = np.array(pairs, int).reshape(-1, 2)
         self._entry = compact.entry[columns]
-        self._factor, self._offset = compact.factor[columns], compact.offset[columns]
+        self._factor = compact.factor[columns]
+        self._offset = compact.offset[columns]
         self._zero = -self._offset / self._factor
         self._whole = compact.entry[np.flatnonzero(program.integer)]
         self.pairs = len(columns)

@@ -7,8 +7,8 @@ from typing import Any
 import highspy
 import numpy as np
 
-from bilevel.backends.tree.compact import Compact
 from bilevel.backends.highs import _Quiet
+from bilevel.backends.tree.compact import Compact
 from bilevel.backends.tree.session import AbstractSession, NodeAnswer
 from bilevel.problem.functions import Array
 from bilevel.program import Termination
@@ -22,7 +22,8 @@ _STATUS = {
 }
 # HiGHS refuses to run when `threads` differs from what an earlier instance asked for.
 _OPTIONS = (("output_flag", False), ("presolve", "off"))
-_TIGHT, _USUAL = 1e-9, 1e-7
+_TIGHT = 1e-9
+_USUAL = 1e-7
 
 
 class HiGHSSession(AbstractSession):
@@ -32,8 +33,10 @@ class HiGHSSession(AbstractSession):
     """
 
     def __init__(self, compact: Compact) -> None:
-        self._count, self._A = compact.count, compact.A
-        self._low, self._high = compact.low, compact.high
+        self._count = compact.count
+        self._A = compact.A
+        self._low = compact.low
+        self._high = compact.high
         self._solver: Any = _Quiet()
         for name, value in _OPTIONS:
             self._solver.setOptionValue(name, value)
@@ -65,7 +68,8 @@ class HiGHSSession(AbstractSession):
 
     def _change(self, low: Array, high: Array) -> None:
         moved = np.flatnonzero((low != self._low) | (high != self._high))
-        self._low, self._high = low, high
+        self._low = low
+        self._high = high
         split = int(np.searchsorted(moved, self._count))
         if split:
             at = moved[:split]
@@ -104,14 +108,20 @@ class HiGHSSession(AbstractSession):
 
 def _model(compact: Compact) -> Any:
     model = highspy.HighsModel()
-    lp, A, n = model.lp_, compact.A, compact.count
-    lp.num_row_, lp.num_col_ = len(compact.low) - n, n
+    lp = model.lp_
+    A = compact.A
+    n = compact.count
+    lp.num_row_ = len(compact.low) - n
+    lp.num_col_ = n
     lp.col_cost_ = compact.c if not compact.P.nnz else np.zeros(n)
     lp.offset_ = compact.constant
-    lp.col_lower_, lp.col_upper_ = compact.low[:n], compact.high[:n]
-    lp.row_lower_, lp.row_upper_ = compact.low[n:], compact.high[n:]
+    lp.col_lower_ = compact.low[:n]
+    lp.col_upper_ = compact.high[:n]
+    lp.row_lower_ = compact.low[n:]
+    lp.row_upper_ = compact.high[n:]
     lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    lp.a_matrix_.num_row_, lp.a_matrix_.num_col_ = lp.num_row_, lp.num_col_
+    lp.a_matrix_.num_row_ = lp.num_row_
+    lp.a_matrix_.num_col_ = lp.num_col_
     lp.a_matrix_.start_ = A.indptr.astype(np.int32)
     lp.a_matrix_.index_ = A.indices.astype(np.int32)
     lp.a_matrix_.value_ = np.asarray(A.data, float)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
-from bilevel.backends.tree.session import NodeAnswer
 from bilevel.backends.tree.disjunctions import Change
+from bilevel.backends.tree.session import NodeAnswer
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,15 @@ class Reporter:
         self._progress = progress
         self._last = -np.inf
 
-    def __call__(self, state: SearchState, current: Node | None, seconds: float, at_once: bool) -> bool:
+    def __call__(
+        self, state: SearchState, current: Node | None, seconds: float, at_once: bool
+    ) -> bool:
         """Tell, if it is time, and return whether to stop."""
         if self._progress is None or (not at_once and seconds - self._last < _SILENCE):
             return False
         self._last = seconds
-        value, bound = state.value, state.bound(current)
+        value = state.value
+        bound = state.bound(current)
         moment = Progress(
             seconds,
             value if np.isfinite(value) else None,

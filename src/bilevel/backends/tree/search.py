@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 
 from bilevel.backends.tree.compact import Compact
-from bilevel.backends.tree.session import AbstractSession, NodeAnswer
 from bilevel.backends.tree.disjunctions import Change, Disjunctions
 from bilevel.backends.tree.node import Node, Settings, gain
-from bilevel.backends.tree.reporter import Reporter
 from bilevel.backends.tree.pseudocosts import score
+from bilevel.backends.tree.reporter import Reporter
+from bilevel.backends.tree.session import AbstractSession, NodeAnswer
 from bilevel.backends.tree.state import SearchState
 from bilevel.problem.functions import Array
 from bilevel.program import Limits, Program, RawAnswer, Termination
@@ -51,9 +51,12 @@ class Search:
         limits: Limits,
         settings: Settings,
     ) -> None:
-        self._program, self._compact = program, compact
-        self._session, self._points = session, points
-        self._limits, self._settings = limits, settings
+        self._program = program
+        self._compact = compact
+        self._session = session
+        self._points = points
+        self._limits = limits
+        self._settings = settings
         self._choices = Disjunctions(program, compact)
         self._state = SearchState.begin(program, compact, len(self._choices), limits.rest)
         self._began = time.perf_counter()
@@ -140,7 +143,8 @@ class Search:
     def _choose(self, node: Node, low: Array, high: Array, order: Array) -> list[Node]:
         """Try promising disjunctions and return the children of the best."""
         best: list[Node] = []
-        rated, tried = -1.0, 0
+        rated = -1.0
+        tried = 0
         for index in order.tolist():
             known = self._state.costs.known(index) >= self._settings.reliable
             if best and (known or tried >= self._settings.candidates):
@@ -160,7 +164,8 @@ class Search:
             tried += 1
             rating = score(*(gain(child, node) for child in children))
             if rating > rated:
-                rated, best = rating, children
+                rated = rating
+                best = children
             if known:
                 break
         return best
@@ -230,7 +235,8 @@ class Search:
         v = self._compact.expand(entries)
         value = self._program.objective.evaluate(v)
         if value < self._state.value:
-            self._state.best, self._state.value = v, value
+            self._state.best = v
+            self._state.value = value
             self._report(at_once=True)
 
     def _node(self, changes: tuple[Change, ...], warm: object, bound: float) -> Node | None:
@@ -256,7 +262,8 @@ class Search:
         return self._session.solve(low, high, warm, cutoff)
 
     def _bounds(self, changes: tuple[Change, ...]) -> tuple[Array, Array]:
-        low, high = self._state.low.copy(), self._state.high.copy()
+        low = self._state.low.copy()
+        high = self._state.high.copy()
         for entry, least, most in changes:
             if least > low[entry]:
                 low[entry] = least
@@ -282,9 +289,12 @@ class Search:
         self._is_stopped |= self._tell(self._state, self._current, seconds, at_once)
 
     def _answer(self, ended: Termination) -> RawAnswer:
-        bound, v, value = self._state.bound(self._current), self._state.best, self._state.value
+        bound = self._state.bound(self._current)
+        v = self._state.best
+        value = self._state.value
         if ended is Termination.UNBOUNDED:
-            v, bound = None, -np.inf
+            v = None
+            bound = -np.inf
         elif ended is Termination.OPTIMAL and v is None:
             ended = Termination.NUMERICAL if self._state.is_lost else Termination.INFEASIBLE
         elif ended is Termination.OPTIMAL and bound < value - self._gap(value):

@@ -60,7 +60,9 @@ class SearchState:
     seconds: float = 0.0
 
     @staticmethod
-    def begin(program: Program, compact: Compact, disjunctions: int, rest: Any = None) -> SearchState:
+    def begin(
+        program: Program, compact: Compact, disjunctions: int, rest: Any = None
+    ) -> SearchState:
         """Return a copy of ``rest`` if it belongs to the program, or a fresh state."""
         if belongs(rest, program):
             return deepcopy(rest)
@@ -87,7 +89,8 @@ class SearchState:
     def saved(self, program: Program, seconds: float) -> SearchState:
         """Return a copy to keep; what belongs to a vendor's memory is left out."""
         heap = [replace(node, answer=replace(node.answer, warm=None)) for node in self.heap]
-        mark, costs = mark_of(program), deepcopy(self.costs)
+        mark = mark_of(program)
+        costs = deepcopy(self.costs)
         return replace(self, mark=mark, heap=heap, costs=costs, seconds=seconds)
 
 
@@ -98,7 +101,8 @@ def belongs(rest: Any, program: Program) -> bool:
 
 def mark_of(program: Program) -> bytes:
     """Return a digest of a program's numbers."""
-    rows, objective = program.rows, program.objective
+    rows = program.rows
+    objective = program.objective
     parts: list[Any] = [program.lower, program.upper, program.integer, rows.b, rows.equality]
     for matrix in (rows.A, objective.P):
         parts += [matrix.data, matrix.indices, matrix.indptr]

@@ -91,7 +91,8 @@ class Explorer:
         return tuple(sorted(self.found.values(), key=lambda cell: -cell.dimension)), self.missed
 
     def _plane(self, corners: Array) -> None:
-        whole, left = polygons.area(corners), [corners]
+        whole = polygons.area(corners)
+        left = [corners]
         while left:
             left.sort(key=polygons.area)
             piece = left.pop()
@@ -126,7 +127,8 @@ class Explorer:
 
     def _line(self, line: Line) -> None:
         """Cover a line by cells and note where they end."""
-        gaps, ends = [(line.low, line.high)], {line.low, line.high}
+        gaps = [(line.low, line.high)]
+        ends = {line.low, line.high}
         while gaps:
             low, high = gaps.pop()
             if not high - low > THIN:  # two infinite ends differ by no number
@@ -193,7 +195,8 @@ class Explorer:
 
     def _settle(self, point: Array) -> Partition | None:
         """Return the partition at a point, after checking that its cell is there."""
-        size, eye = self.domain.size, np.eye(len(self.domain.size))
+        size = self.domain.size
+        eye = np.eye(len(self.domain.size))
         for tolerance in _TOLERANCES:
             partition = self._ask(point, tolerance)
             if partition is None:

@@ -71,7 +71,8 @@ class Domain:
     @property
     def middle(self) -> Array:
         """A point inside, in units of ``size``; one unit from the end of a ray."""
-        low, high = self.corners.min(axis=0), self.corners.max(axis=0)
+        low = self.corners.min(axis=0)
+        high = self.corners.max(axis=0)
         if len(self.corners) > 2 or np.isfinite([low, high]).all():
             return self.corners.mean(axis=0)
         return np.where(np.isfinite(low), low + 1.0, np.where(np.isfinite(high), high - 1.0, 0.0))
@@ -95,8 +96,10 @@ def halfspaces(corners: Array) -> tuple[Array, Array]:
     if count == 1:
         return np.vstack([np.eye(d), -np.eye(d)]), np.concatenate([corners[0], -corners[0]])
     if d == 1:
-        low, high = float(corners.min()), float(corners.max())
-        A, b = np.array([[1.0], [-1.0]]), np.array([high, -low])
+        low = float(corners.min())
+        high = float(corners.max())
+        A = np.array([[1.0], [-1.0]])
+        b = np.array([high, -low])
         return A[np.isfinite(b)], b[np.isfinite(b)]
     if count == 2:
         line = Line.between(corners[0], corners[1])
@@ -159,7 +162,8 @@ class Line:
         tuple
             First and last ``s``; last before first where they do not meet.
         """
-        low, high = self.low, self.high
+        low = self.low
+        high = self.high
         if len(corners) > 2:
             A, b = polygons.halfplanes(corners)
             for along, left in zip(A @ self.direction, b - A @ self.origin, strict=True):

@@ -48,7 +48,8 @@ def join(
         ``(column, place, factor)``: the leader's ``column`` is ``factor`` times entry ``place`` of
         a pair; with place ``-1`` it is zero.
     """
-    theta, own = parameter_columns(form), answer_columns(form)
+    theta = parameter_columns(form)
+    own = answer_columns(form)
     known = np.concatenate([theta, own])
     rest = np.flatnonzero(form.columns.owner == LEADER)
     rest = rest[~np.isin(rest, theta)]
@@ -66,8 +67,10 @@ def join(
         tied[i] = select[column]
         if place >= 0:
             tied[i, place] -= factor
-    low, high = form.columns.lower, form.columns.upper
-    up, down = np.flatnonzero(np.isfinite(high)), np.flatnonzero(np.isfinite(low))
+    low = form.columns.lower
+    high = form.columns.upper
+    up = np.flatnonzero(np.isfinite(high))
+    down = np.flatnonzero(np.isfinite(low))
     polyhedron = Polyhedron(
         np.vstack([widen(pairs.E), A[rows.equality], tied]),
         np.concatenate([pairs.e, rows.b[rows.equality], np.zeros(len(ties))]),

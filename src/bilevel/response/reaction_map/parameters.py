@@ -24,7 +24,8 @@ def answer_columns(form: StandardForm) -> Array:
 def reasons_against(form: StandardForm) -> list[str]:
     """Return why there is no reaction map of a problem's followers; empty if there is one."""
     other = "WorstCase()" if form.stance is Stance.PESSIMISTIC else "SingleLevel(KKT())"
-    use, columns = f"use {other} instead.", form.columns
+    use = f"use {other} instead."
+    columns = form.columns
     reasons = list(form.integer_followers)
     instead = "use Continuation() instead"
     if form.stance is Stance.PESSIMISTIC:

@@ -87,9 +87,11 @@ class Parametric:
     @classmethod
     def of(cls, form: StandardForm) -> Parametric:
         """Return the followers of a problem; several that do not see each other are one."""
-        theta, own = parameter_columns(form), answer_columns(form)
+        theta = parameter_columns(form)
+        own = answer_columns(form)
         n = form.n
-        P, c = sp.csr_array((n, n)), np.zeros(n)
+        P = sp.csr_array((n, n))
+        c = np.zeros(n)
         for follower in form.followers:
             mine = np.zeros(n)
             mine[follower.columns] = 1.0
@@ -137,7 +139,8 @@ class Parametric:
         if pair is None:
             return None
         y, lam = pair
-        m, rhs = len(self.b), self.b - self.B @ theta
+        m = len(self.b)
+        rhs = self.b - self.B @ theta
         slack = np.maximum(rhs - self.A @ y, 0.0)
         gradient = self.c + self.D @ theta + self.Q @ y
         steep = max(1.0, _largest(gradient), _largest(abs(self.D) @ span))
@@ -147,7 +150,8 @@ class Parametric:
         every = np.ones(m, bool)
         loose = _positive(E, -self.A, slack, ~used, every, wide, tolerance)
         free = np.flatnonzero(~loose)
-        start, signed = np.where(used, lam, 0.0)[free], ~self.equality[free]
+        start = np.where(used, lam, 0.0)[free]
+        signed = ~self.equality[free]
         scale = np.full(len(free), steep)
         priced = self.equality.copy()
         priced[free] |= _positive(
@@ -158,7 +162,8 @@ class Parametric:
     def pairs(self, partition: Partition) -> Polyhedron:
         """Return all ``(t, y, lam of the priced rows)`` that are optimal in a partition."""
         d, n, _ = self.sizes
-        tight, priced = partition.tight, np.flatnonzero(partition.priced)
+        tight = partition.tight
+        priced = np.flatnonzero(partition.priced)
         k = len(priced)
         loose = ~tight
         E = np.vstack(

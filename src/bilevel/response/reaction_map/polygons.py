@@ -69,7 +69,9 @@ def tidy(polygon: Array, tolerance: float) -> Array:
     corners = list(polygon)
     i = 0
     while len(corners) > 2 and i < len(corners):
-        before, here, after = corners[i - 1], corners[i], corners[(i + 1) % len(corners)]
+        before = corners[i - 1]
+        here = corners[i]
+        after = corners[(i + 1) % len(corners)]
         step = after - before
         length = float(np.hypot(*step))
         off = here - before

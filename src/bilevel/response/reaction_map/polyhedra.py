@@ -123,7 +123,8 @@ class Polyhedron:
         ring = _distinct(found, M, near)
         i = 0
         while i < len(ring) and 1 < len(ring) < _MOST_CORNERS:
-            here, after = M @ ring[i], M @ ring[(i + 1) % len(ring)]
+            here = M @ ring[i]
+            after = M @ ring[(i + 1) % len(ring)]
             step = after - here
             normal = np.array([step[1], -step[0]]) / np.hypot(*step)
             ended, v = self.minimise(-normal @ M)

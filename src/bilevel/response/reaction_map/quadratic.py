@@ -65,9 +65,11 @@ def minimise(P: Array, c: Array, constant: float, over: Polyhedron) -> Minimum:
     if base is None:
         return Minimum(Termination.INFEASIBLE)
     size = max(float(abs(P).max(initial=0.0)), float(abs(c).max(initial=0.0)), _ZERO)
-    H, g = N.T @ P @ N, N.T @ (P @ base + c)
+    H = N.T @ P @ N
+    g = N.T @ (P @ base + c)
     H = np.where(abs(H) <= _ZERO * size, 0.0, 0.5 * (H + H.T))
-    G, h = over.G @ N, over.g - over.G @ base
+    G = over.G @ N
+    h = over.g - over.G @ base
     # A row that the equations decide must not be left to a backend's tolerance.
     empty = abs(G).max(axis=1, initial=0.0) <= _ZERO * np.maximum(1.0, abs(over.G).max(initial=1.0))
     if (h[empty] < -1e-7 * np.maximum(1.0, abs(over.g[empty]))).any():
@@ -81,7 +83,8 @@ def minimise(P: Array, c: Array, constant: float, over: Polyhedron) -> Minimum:
     value = float(v @ (0.5 * P @ v + c)) + constant
     minimisers = None
     if found.minimisers is not None:
-        slope, room = P @ v + c, _ROOM * max(1.0, abs(value))
+        slope = P @ v + c
+        room = _ROOM * max(1.0, abs(value))
         minimisers = Polyhedron(
             np.vstack([over.E, N @ H @ N.T]),
             np.concatenate([over.e, N @ H @ found.v]),
@@ -171,7 +174,8 @@ def _indefinite(H: Array, g: Array, over: Polyhedron) -> Minimum:
     candidates = list(points)
     for first, last in zip(points, points[1:] + points[:1], strict=True):
         step = last - first
-        curvature, slope = float(step @ H @ step), float((H @ first + g) @ step)
+        curvature = float(step @ H @ step)
+        slope = float((H @ first + g) @ step)
         if curvature > 0 and 0 < -slope < curvature:
             candidates.append(first - slope / curvature * step)
     best = min(candidates, key=value)

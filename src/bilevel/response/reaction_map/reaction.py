@@ -15,7 +15,11 @@ from bilevel.problem.standard import StandardForm
 from bilevel.response.reaction_map.cells import Cell, Explorer
 from bilevel.response.reaction_map.domain import Domain, halfspaces
 from bilevel.response.reaction_map.joint import join, linear_rows
-from bilevel.response.reaction_map.parameters import answer_columns, parameter_columns, reasons_against
+from bilevel.response.reaction_map.parameters import (
+    answer_columns,
+    parameter_columns,
+    reasons_against,
+)
 from bilevel.response.reaction_map.parametric import Parametric
 from bilevel.response.reaction_map.reaction_map import ReactionMap, Region
 
@@ -100,8 +104,10 @@ def explore(form: StandardForm, stop: Callable[[], bool]) -> ReactionMap | None:
     if domain.dimension < 0:
         return None
     cells, missed = Explorer(program, domain, stop).run()
-    theta, own = parameter_columns(form), answer_columns(form)
-    names, auxiliary = form.columns.names, form.columns.auxiliary
+    theta = parameter_columns(form)
+    own = answer_columns(form)
+    names = form.columns.names
+    auxiliary = form.columns.auxiliary
     regions = [_region(program, domain, cell, ~auxiliary[own]) for cell in cells]
     top = domain.dimension
     return ReactionMap(
@@ -145,7 +151,8 @@ def _region(program: Parametric, domain: Domain, cell: Cell, own: Array) -> Regi
     norm = np.linalg.norm(A, axis=1)
     corners = _clean(cell.corners * domain.size)
     if K is not None and k is not None:
-        K, k = K[own], k[own]
+        K = K[own]
+        k = k[own]
     return Region(
         A / norm[:, None], b / norm, corners, cell.dimension, K, k, K_dual, k_dual, cell.partition
     )

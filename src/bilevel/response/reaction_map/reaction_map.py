@@ -185,7 +185,8 @@ class ReactionMap:
         if part.K is not None and part.k is not None:
             value = part.K @ theta + part.k
             return value, value
-        eye, room = np.eye(len(theta)), _INSIDE * np.maximum(1.0, abs(theta))
+        eye = np.eye(len(theta))
+        room = _INSIDE * np.maximum(1.0, abs(theta))
         face = self.program.pairs(part.partition)
         face = face.also(eye, theta + room).also(-eye, room - theta)
         ends = [face.extent(np.eye(face.n)[len(theta) + i]) for i in np.flatnonzero(self._own)]
@@ -209,7 +210,8 @@ class ReactionMap:
             known.
         """
         theta, parts = self._locate(theta)
-        form, columns = self.form, parameter_columns(self.form)
+        form = self.form
+        columns = parameter_columns(self.form)
         w = np.zeros(form.n)
         w[columns] = theta
         part = min(parts, key=lambda region: region.dimension)
@@ -268,7 +270,8 @@ class ReactionMap:
         return ", ".join(terms)
 
     def _where(self, part: Region) -> str:
-        low, high = part.corners.min(axis=0), part.corners.max(axis=0)
+        low = part.corners.min(axis=0)
+        high = part.corners.max(axis=0)
         if len(part.corners) > 2:
             corners = ", ".join(f"({x:.6g}, {y:.6g})" for x, y in part.corners)
             return f"({', '.join(self.parameters)}) in the polygon {corners}"

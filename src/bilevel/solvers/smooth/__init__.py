@@ -3,8 +3,8 @@
 from bilevel.solvers.smooth.hypergradient_descent import HypergradientDescent
 from bilevel.solvers.smooth.newton import Newton
 from bilevel.solvers.smooth.reduced_newton import ReducedNewton
-from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task
 from bilevel.solvers.smooth.soba import SOBA
+from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task
 
 __all__ = [
     "SOBA",

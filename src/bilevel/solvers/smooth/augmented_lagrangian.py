@@ -59,7 +59,8 @@ class Penalty:
 
     def __call__(self, st: Stationarity, x: Tensor, y: Tensor) -> Tensor:
         """Return the leader's objective with its constraints priced."""
-        value, rho = st.instances.value("F", x, y), self.rho[:, None]
+        value = st.instances.value("F", x, y)
+        rho = self.rho[:, None]
         if st.sizes[4]:
             H = st.instances.vector("H", x, y)
             value = value + (self.omega * H + rho / 2 * H**2).sum(-1)
@@ -72,7 +73,9 @@ class Penalty:
 
 def look(penalty: Penalty, x: Tensor, answered: FollowerSolution) -> LagrangianPoint:
     """Return value, gradient and second derivative of the leader's problem in ``x``."""
-    at, w, n = answered.st, answered.w, x.shape[-1]
+    at = answered.st
+    w = answered.w
+    n = x.shape[-1]
 
     def whole(u: Tensor) -> Tensor:
         x, w, v = u.split([n, at.follower_size, at.follower_size], -1)
@@ -84,7 +87,8 @@ def look(penalty: Penalty, x: Tensor, answered: FollowerSolution) -> LagrangianP
     F_w = Hessian(lambda w: penalty(at, x, w[:, : at.sizes[1]]), w).gradient.detach()
     v = direct(K_w, F_w).x
     H = Hessian(whole, torch.cat([x, w, v if v.numel() else nothing], -1))
-    matrix, gradient = H.dense(), H.gradient.detach()[:, :n]
+    matrix = H.dense()
+    gradient = H.gradient.detach()[:, :n]
     side = matrix[:, n:, :n]
     inner = quotient(matrix[:, n:, n:], side)
     S = matrix[:, :n, :n] - side.mT @ inner
@@ -111,11 +115,15 @@ def inside(st: Stationarity, guess: Tensor, old: Tensor) -> Tensor:
     return torch.cat([guess[:, :first], old[:, first:]], -1) if st.sizes[3] else guess
 
 
-def update(penalty: Penalty, point: LagrangianPoint, worst: Tensor, open_: Tensor) -> tuple[Penalty, Tensor]:
+def update(
+    penalty: Penalty, point: LagrangianPoint, worst: Tensor, open_: Tensor
+) -> tuple[Penalty, Tensor]:
     """Return the next multipliers and prices, and the violations, of the open instances."""
-    st, x = point.answered.st, point.x
+    st = point.answered.st
+    x = point.x
     y = point.answered.w[:, : st.sizes[1]]
-    H, G = st.instances.vector("H", x, y), st.instances.vector("G", x, y)
+    H = st.instances.vector("H", x, y)
+    G = st.instances.vector("G", x, y)
     rho = penalty.rho[:, None]
     slack = torch.maximum(G, -penalty.mu / rho)
     violation = torch.cat([H.abs(), slack.abs()], -1).amax(-1)

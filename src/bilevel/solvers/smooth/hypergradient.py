@@ -14,7 +14,7 @@ from bilevel.adjoints.smooth.stationarity import Stationarity
 from bilevel.adjoints.smooth.unrolled import Unrolled
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.smooth import SmoothProblem
-from bilevel.problem.trees import leaves, detached
+from bilevel.problem.trees import detached, leaves
 from bilevel.solvers.smooth.newton import Newton
 from bilevel.solvers.smooth.solver import Task
 
@@ -57,7 +57,8 @@ def answer(follower: Answerer, task: Task, st: Stationarity, x: Any, y: Any) -> 
         found = detached(follower(x, y, *task.z))
         shape_y.flat(found)
         return found
-    flat_x, flat_y = shape_x.flat(x).unsqueeze(0), shape_y.flat(y).unsqueeze(0)
+    flat_x = shape_x.flat(x).unsqueeze(0)
+    flat_y = shape_y.flat(y).unsqueeze(0)
     w = torch.cat([flat_y, flat_y.new_zeros(1, st.follower_size - flat_y.shape[-1])], -1)
     return shape_y.tree(follower(st, flat_x, w).w[0, : shape_y.size])
 

@@ -14,11 +14,9 @@ from torch import Tensor
 from bilevel.adjoints.smooth.implicit import Implicit
 from bilevel.adjoints.smooth.unrolled import Unrolled
 from bilevel.errors import ProblemError
-from bilevel.problem.trees import flatten, mapped, detached, unflatten
+from bilevel.problem.trees import detached, flatten, mapped, unflatten
 from bilevel.program import Progress
 from bilevel.smooth_solution import SmoothSolution
-from bilevel.solvers.smooth.oracle_calls import Tally
-from bilevel.solvers.smooth.newton import Newton, is_minimum
 from bilevel.solvers.smooth.hypergradient import (
     answer,
     check_optimizer,
@@ -27,6 +25,8 @@ from bilevel.solvers.smooth.hypergradient import (
     project,
     refuse_constraints,
 )
+from bilevel.solvers.smooth.newton import Newton, is_minimum
+from bilevel.solvers.smooth.oracle_calls import Tally
 from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task
 
 _ADAM = partial(torch.optim.Adam, lr=0.05)
@@ -99,17 +99,23 @@ class _Walk:
     """One descent: where it is, and the best it has seen."""
 
     def __init__(self, solver: HypergradientDescent, task: Task) -> None:
-        self._solver, self._began, self._tally = solver, time.perf_counter(), Tally()
+        self._solver = solver
+        self._began = time.perf_counter()
+        self._tally = Tally()
         self._task = task = replace(task, problem=self._tally.watch(task.problem))
         x, self._y = (mapped(leaf, part) for part in task.start)
         self._leaves, self._spec = flatten(x)
         self._y = detached(self._y)
         self._optimizer = solver.optimizer(self._leaves)
         self._st = task.stationarity()
-        self._count, self._note, self._norm, self._value = 0, "", float("inf"), float("nan")
+        self._count = 0
+        self._note = ""
+        self._norm = float("inf")
+        self._value = float("nan")
         self._good: tuple[list[Tensor], Any, float] | None = None
         self._trace: list[tuple[float, float | None, float | None]] = []
-        self._is_stopped, self._q = False, None
+        self._is_stopped = False
+        self._q = None
 
     @property
     def _x(self) -> Any:
@@ -117,7 +123,8 @@ class _Walk:
 
     def goes_on(self) -> bool:
         """Return whether another step is due."""
-        limit, seconds = self._task.time_limit, time.perf_counter() - self._began
+        limit = self._task.time_limit
+        seconds = time.perf_counter() - self._began
         if self._count >= self._solver.steps:
             self._note = f"{self._count} steps were not enough."
         elif limit is not None and seconds >= limit:
@@ -145,17 +152,20 @@ class _Walk:
             project(self._solver.project, self._x)
             self._count += 1
         except KeyboardInterrupt:
-            self._note, self._is_stopped = "It was interrupted.", True
+            self._note = "It was interrupted."
+            self._is_stopped = True
 
     def _measure(self) -> None:
         """Solve the follower, and set the hypergradient as gradient of ``x``."""
-        task, x = self._task, self._x
+        task = self._task
+        x = self._x
         self._y = answer(self._solver.follower, task, self._st, detached(x), self._y)
         self._value, grads, norm, self._q = hypergradient(
             task.problem, self._solver.adjoint, x, self._y, task.z, self._q
         )
         if not (norm < float("inf") and abs(self._value) < float("inf")):
-            self._note, self._is_stopped = "Value or hypergradient is not finite.", True
+            self._note = "Value or hypergradient is not finite."
+            self._is_stopped = True
             return
         self._norm = norm
         for part, grad in zip(self._leaves, grads, strict=True):
@@ -166,7 +176,8 @@ class _Walk:
         self._trace.append((seconds, self._value, None))
         told = Progress(seconds, self._value, None, self._count)
         if task.callback is not None and task.callback(told):
-            self._note, self._is_stopped = "The callback stopped it.", True
+            self._note = "The callback stopped it."
+            self._is_stopped = True
 
     def end(self) -> SmoothSolution:
         """Return the last good point, judged."""
@@ -175,7 +186,8 @@ class _Walk:
         x = shape_x.flat(unflatten(self._spec, kept)).detach().unsqueeze(0)
         flat_y = shape_y.flat(y).unsqueeze(0)
         tally = replace(self._tally)  # what judges the point is not counted
-        adjoint, note = self._solver.adjoint, self._note
+        adjoint = self._solver.adjoint
+        note = self._note
         if isinstance(adjoint, Unrolled) and self._good is not None:
             at = unflatten(self._spec, kept)
             share = adjoint.truncation(self._task.problem, at, y, *self._task.z)
@@ -185,8 +197,17 @@ class _Walk:
             norm = hypergradient(self._task.problem, Implicit(), tree, y, self._task.z).norm
         st, w = self._st.recover(x, flat_y)
         return self._task.judge(
-            x, flat_y, w, st, norm=norm, atol=self._solver.atol, method=repr(self._solver),
+            x,
+            flat_y,
+            w,
+            st,
+            norm=norm,
+            atol=self._solver.atol,
+            method=repr(self._solver),
             is_answer=is_minimum(st, x, w),
-            steps=self._count, seconds=time.perf_counter() - self._began, note=note,
-            trace=self._trace, tally=tally,
-        )  # fmt: skip
+            steps=self._count,
+            seconds=time.perf_counter() - self._began,
+            note=note,
+            trace=self._trace,
+            tally=tally,
+        )

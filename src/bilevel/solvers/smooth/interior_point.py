@@ -37,14 +37,17 @@ def interior(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int) ->
     s = (-st.instances.vector("g", x, w[:, :m])).clamp(min=_SLACK)
     tau = torch.full_like(w[:, 0], 1.0 if k else final)
     # A start on the central path's scale: slack times multiplier is the parameter.
-    w, steps = torch.cat([w[:, : m + p], 1 / s], -1), 0
+    w = torch.cat([w[:, : m + p], 1 / s], -1)
+    steps = 0
     H = Hessian(lambda w: whole.follower(x, w), w)
     moves = torch.ones_like(tau, dtype=torch.bool)
-    goal, waited = torch.full_like(tau, torch.inf), torch.zeros_like(tau)
+    goal = torch.full_like(tau, torch.inf)
+    waited = torch.zeros_like(tau)
     while steps < limit:
         near = vector_norm(_rest(H, w, s, tau, m + p), dim=-1)
         falls = near <= goal
-        goal, waited = torch.where(falls, near / 2, goal), torch.where(falls, 0, waited + 1)
+        goal = torch.where(falls, near / 2, goal)
+        waited = torch.where(falls, 0, waited + 1)
         small = near <= max(atol, attainable(1e-12, w))
         going = moves & ~(small & (tau <= final)) & near.isfinite() & (waited <= _PATIENCE)
         if not bool(going.any()):
@@ -80,7 +83,9 @@ def begin(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int) -> Fo
     return found.put(rest, interior(taken(st, rest), x[rest], w[rest], atol, limit))
 
 
-def near(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int, rows: Tensor) -> FollowerSolution:
+def near(
+    st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int, rows: Tensor
+) -> FollowerSolution:
     """Return the answers to ``x`` from ``w`` on, near answers whose active rows ``st`` holds.
 
     Newton's method on these rows; those with a negative multiplier are let go, those that are
@@ -118,13 +123,17 @@ def _holds(found: FollowerSolution, atol: float) -> Tensor:
 def _polished(st: Stationarity, x: Tensor, w: Tensor, limit: int, steps: int) -> FollowerSolution:
     """Take Newton's steps on the rows that are active as long as they help, and judge."""
     m, p = st.sizes[1:3]
-    best, size = w, torch.full_like(w[:, 0], torch.inf)
-    going, matrix = torch.ones_like(size, dtype=torch.bool), w.new_zeros(len(w), 1, 1)
+    best = w
+    size = torch.full_like(w[:, 0], torch.inf)
+    going = torch.ones_like(size, dtype=torch.bool)
+    matrix = w.new_zeros(len(w), 1, 1)
     for i in range(limit + 1):
         H = Hessian(lambda w: st.follower(x, w), w)
-        now, new = vector_norm(H.gradient.detach(), dim=-1), H.dense()
+        now = vector_norm(H.gradient.detach(), dim=-1)
+        new = H.dense()
         going &= now < size
-        best, size = torch.where(going[:, None], w, best), torch.where(going, now, size)
+        best = torch.where(going[:, None], w, best)
+        size = torch.where(going, now, size)
         matrix = torch.where(going[:, None, None], new, matrix)
         going &= size > attainable(1e-14, w, 10)
         if i == limit or not bool(going.any()):
@@ -140,8 +149,10 @@ def _judged(
     st: Stationarity, x: Tensor, w: Tensor, size: Tensor, matrix: Tensor, steps: int
 ) -> FollowerSolution:
     m, p, k = st.sizes[1:4]
-    lam, g = w[:, m + p :], st.instances.vector("g", x, w[:, :m])
-    residual, margin = size, torch.full_like(size, torch.inf)
+    lam = w[:, m + p :]
+    g = st.instances.vector("g", x, w[:, :m])
+    residual = size
+    margin = torch.full_like(size, torch.inf)
     if k:
         residual = torch.maximum(size, torch.maximum(g, -lam).clamp(min=0).amax(-1))
         margin = torch.maximum(lam, -g).amin(-1)
@@ -162,14 +173,16 @@ def _step(
 ) -> tuple[Tensor, Tensor]:
     """Return the primal-dual direction; the Hessian is shifted until it is one of descent."""
     m, p, k = sizes
-    lam, rest = w[:, m + p :], H.gradient.detach().clone()
+    lam = w[:, m + p :]
+    rest = H.gradient.detach().clone()
     K = H.dense()
     K[:, m + p :, m + p :] -= torch.diag_embed(s / lam)
     K = finite(K)
     rest[:, m + p :] += tau.unsqueeze(-1) / lam
     unit = torch.zeros_like(w[0])
     unit[:m] = 1.0
-    unit, shift = torch.diag(unit), torch.zeros_like(tau)
+    unit = torch.diag(unit)
+    shift = torch.zeros_like(tau)
     for _ in range(20):
         wrong = (torch.linalg.eigvalsh(K + shift[:, None, None] * unit) < 0).sum(-1) != p + k
         if not bool(wrong.any()):
@@ -192,10 +205,12 @@ def _walk(
 ) -> tuple[Tensor, Tensor, Hessian, Tensor]:
     """Return the next point, inside the boundary, and where its residual is smaller."""
     (w, s), (dw, ds) = point, step
-    dw, ds = torch.where(going[:, None], dw, 0.0), torch.where(going[:, None], ds, 0.0)
+    dw = torch.where(going[:, None], dw, 0.0)
+    ds = torch.where(going[:, None], ds, 0.0)
     length = torch.minimum(_longest(s, ds), _longest(w[:, first:], dw[:, first:]))
     for _ in range(20):
-        new_w, new_s = w + length[:, None] * dw, s + length[:, None] * ds
+        new_w = w + length[:, None] * dw
+        new_s = s + length[:, None] * ds
         H = Hessian(lambda w: st.follower(x, w), new_w)
         now = vector_norm(_rest(H, new_w, new_s, tau, first), dim=-1)
         good = (now <= (1 - 1e-4 * length) * size) | ~going

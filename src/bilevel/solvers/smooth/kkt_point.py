@@ -17,7 +17,8 @@ from bilevel.solvers.smooth.follower_solution import FollowerSolution
 #: A row of the leader with less slack than this may be active.
 _TOUCHED = 1e-4
 #: A row or a multiplier is wrong by more than this, or it is not; and how often that is mended.
-_EXACT, _ROUNDS = 1e-9, 4
+_EXACT = 1e-9
+_ROUNDS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +66,16 @@ def multipliers(answered: FollowerSolution, x: Tensor) -> tuple[Tensor, Tensor, 
 
     With them the norm of what is left of stationarity, shape ``(B,)``.
     """
-    st, w = answered.st, answered.w
+    st = answered.st
+    w = answered.w
     G = st.instances.vector("G", x, w[:, : st.sizes[1]])
     st = replace(st, active_G=G >= -_TOUCHED)
-    first, more = x.shape[-1] + w.shape[-1], sum(st.sizes[4:])
+    first = x.shape[-1] + w.shape[-1]
+    more = sum(st.sizes[4:])
     co = 0 if st.instances.problem.zero_sum else w.shape[-1]
     H = Hessian(st.leader, torch.cat([x, w, x.new_zeros(len(x), co + more)], -1))
-    jacobian, rest = H.dense()[:, :first, first:], -H.gradient.detach()[:, :first, None]
+    jacobian = H.dense()[:, :first, first:]
+    rest = -H.gradient.detach()[:, :first, None]
     good = jacobian.isfinite().flatten(1).all(-1) & rest.isfinite().flatten(1).all(-1)
     jacobian = torch.where(good[:, None, None], jacobian, 0.0)
     found = torch.linalg.lstsq(
@@ -100,7 +104,8 @@ def polish(
     steps
         How many iterations have led here.
     """
-    st, w = answered.st, answered.w
+    st = answered.st
+    w = answered.w
     y = w[:, : st.sizes[1]]
     G = st.instances.vector("G", x, y)
     if st.t is None:
@@ -112,7 +117,8 @@ def polish(
     st, u, size = _on_rows(st, torch.cat([x, w, v, omega, mu], -1))
     x, w, *_ = st.split(u)
     y, (rows, duals) = w[:, : st.sizes[1]], _inequalities(st, u)
-    residual, margin = size, torch.full_like(size, torch.inf)
+    residual = size
+    margin = torch.full_like(size, torch.inf)
     if rows.shape[-1]:
         residual = torch.maximum(size, torch.maximum(rows, -duals).clamp(min=0).amax(-1))
         margin = torch.maximum(duals, -rows).amin(-1)
@@ -128,7 +134,8 @@ def polish(
 def _inequalities(st: Stationarity, u: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows of both levels and their multipliers."""
     x, w, _, _, mu = st.split(u)
-    y, lam = w[:, : st.sizes[1]], w[:, st.sizes[1] + st.sizes[2] :]
+    y = w[:, : st.sizes[1]]
+    lam = w[:, st.sizes[1] + st.sizes[2] :]
     rows = [st.instances.vector(name, x, y) for name in "gG"]
     return torch.cat(rows, -1), torch.cat([lam, mu], -1)
 
@@ -136,7 +143,8 @@ def _inequalities(st: Stationarity, u: Tensor) -> tuple[Tensor, Tensor]:
 def _on_rows(st: Stationarity, u: Tensor) -> tuple[Stationarity, Tensor, Tensor]:
     """Take Newton's steps; where a row was wrongly active or inactive, again with it corrected."""
     begun, (u, size) = u, _newton(st, u)
-    least, k = attainable(_EXACT, u), st.sizes[3]
+    least = attainable(_EXACT, u)
+    k = st.sizes[3]
     for _ in range(_ROUNDS if st.t is None and k + st.sizes[5] else 0):
         rows, duals = _inequalities(st, u)
         active = torch.cat([st.active_g, st.active_G], -1)
@@ -148,7 +156,8 @@ def _on_rows(st: Stationarity, u: Tensor) -> tuple[Stationarity, Tensor, Tensor]
         corrected = replace(st, active_g=active[:, :k], active_G=active[:, k:])
         start = torch.where(again, _cleared(corrected, begun), u)
         found, norm = _newton(corrected, start)
-        st, u = corrected, torch.where(again, found, u)
+        st = corrected
+        u = torch.where(again, found, u)
         size = torch.where(again[:, 0], norm, size)
     return st, u, size
 
@@ -162,7 +171,9 @@ def _cleared(st: Stationarity, u: Tensor) -> Tensor:
 
 
 def _newton(st: Stationarity, u: Tensor) -> tuple[Tensor, Tensor]:
-    best, size, least = u, torch.full_like(u[:, 0], torch.inf), attainable(1e-14, u, 10)
+    best = u
+    size = torch.full_like(u[:, 0], torch.inf)
+    least = attainable(1e-14, u, 10)
     duals = torch.zeros_like(u[0], dtype=torch.bool)
     if st.t is not None:
         first = st.sizes[0] + st.sizes[1] + st.sizes[2]
@@ -173,7 +184,8 @@ def _newton(st: Stationarity, u: Tensor) -> tuple[Tensor, Tensor]:
         now = vector_norm(H.gradient.detach(), dim=-1)
         # A finished instance stays as it is, whatever the others still need.
         better = (now < size) & (size > least)
-        best, size = torch.where(better[:, None], u, best), torch.where(better, now, size)
+        best = torch.where(better[:, None], u, best)
+        size = torch.where(better, now, size)
         if bool((size <= least).all()):
             break
         d = direct(H.dense(), -H.gradient.detach()).x

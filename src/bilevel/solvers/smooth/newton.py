@@ -15,7 +15,12 @@ from bilevel.errors import BilevelWarning
 from bilevel.problem.precision import attainable
 from bilevel.problem.smooth import Instances, SmoothProblem
 from bilevel.problem.trees import Tree, detached
-from bilevel.solvers.smooth.follower_solution import DENSE, INDEFINITE, FollowerSolution, second_order
+from bilevel.solvers.smooth.follower_solution import (
+    DENSE,
+    INDEFINITE,
+    FollowerSolution,
+    second_order,
+)
 from bilevel.solvers.smooth.interior_point import begin, near
 from bilevel.solvers.smooth.unconstrained import free
 
@@ -121,12 +126,16 @@ class Newton:
         >>> [round(Newton().answer(problem, one, y).item(), 6) for one in x]
         [0.693147, 1.0]
         """
-        shape_x, shape_y = Tree(x, "x"), Tree(y, "y")
+        shape_x = Tree(x, "x")
+        shape_y = Tree(y, "y")
         flat_x, flat_y = (t.flat(v).detach().unsqueeze(0) for t, v in ((shape_x, x), (shape_y, y)))
-        st = Stationarity.of(Instances(problem, shape_x, shape_y, detached(tuple(z))), flat_x, flat_y)
+        st = Stationarity.of(
+            Instances(problem, shape_x, shape_y, detached(tuple(z))), flat_x, flat_y
+        )
         w = torch.cat([flat_y, flat_y.new_zeros(1, st.follower_size - shape_y.size)], -1)
         found = self(st, flat_x, w)
-        residual, is_minimum = float(found.residual), bool(found.is_minimum)
+        residual = float(found.residual)
+        is_minimum = bool(found.is_minimum)
         largest = max(self.atol, attainable(_ANSWERED, flat_y))
         if not residual <= largest or not is_minimum:
             why = (

@@ -76,7 +76,8 @@ class _Value(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tally: Tally, weight: float, value: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.tally, ctx.weight = tally, weight
+        ctx.tally = tally
+        ctx.weight = weight
         return value.view_as(value)
 
     @staticmethod
@@ -90,7 +91,8 @@ class _Argument(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tally: Tally, weight: float, *parts: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.tally, ctx.weight = tally, weight
+        ctx.tally = tally
+        ctx.weight = weight
         return tuple(part.view_as(part) for part in parts)
 
     @staticmethod
@@ -105,7 +107,8 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tally: Tally, weight: float, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.tally, ctx.weight = tally, weight
+        ctx.tally = tally
+        ctx.weight = weight
         return tuple(grad.view_as(grad) for grad in grads)
 
     @staticmethod

@@ -13,11 +13,18 @@ from torch.linalg import vecdot, vector_norm
 from bilevel.adjoints.smooth.stationarity import Stationarity
 from bilevel.problem.precision import attainable
 from bilevel.smooth_solution import SmoothSolution
+from bilevel.solvers.smooth.augmented_lagrangian import (
+    LagrangianPoint,
+    Penalty,
+    descent,
+    inside,
+    look,
+    update,
+)
 from bilevel.solvers.smooth.follower_solution import FollowerSolution, noise
-from bilevel.solvers.smooth.newton import Newton
-from bilevel.solvers.smooth.augmented_lagrangian import Penalty, LagrangianPoint, descent, inside, look, update
-from bilevel.solvers.smooth.solver import ANSWERED, AbstractSmoothSolver, Task
 from bilevel.solvers.smooth.kkt_point import KKTPoint, multipliers, polish
+from bilevel.solvers.smooth.newton import Newton
+from bilevel.solvers.smooth.solver import ANSWERED, AbstractSmoothSolver, Task
 
 #: No step ends at a follower's answer with a larger residual.
 _FOLLOWED = 1e-6
@@ -25,7 +32,8 @@ _FOLLOWED = 1e-6
 _NEAR = 0.1
 #: So many steps in a row that are a smaller share of Newton's end the search: it is at a kink,
 #: where the follower's active rows change, or at the end of where the follower has an answer.
-_SHORT, _PATIENCE = 1e-2, 4
+_SHORT = 1e-2
+_PATIENCE = 4
 #: Steps tried, each a half to a tenth of the last.
 _TRIALS = 15
 #: Accuracy of the barrier that is asked beyond a kink.
@@ -87,20 +95,33 @@ class ReducedNewton(AbstractSmoothSolver):
         with torch.no_grad():
             end = math.inf if task.time_limit is None else began + task.time_limit
             found, point = self._search(st, x, w, end)
-        norm, note = float(found.residual), ""
+        norm = float(found.residual)
+        note = ""
         x, w, *_ = found.st.split(found.u)
-        at, atol = found.st, attainable(ANSWERED, x)
+        at = found.st
+        atol = attainable(ANSWERED, x)
         if not norm <= atol:
             # Newton's method on all conditions has left the point that the search had found.
             is_late = time.perf_counter() >= end
             x, answered = self._beyond(task, st, point, end)
-            w, at, note = answered.w, answered.st, _LATE if is_late else _KINK
+            w = answered.w
+            at = answered.st
+            note = _LATE if is_late else _KINK
             norm = max(2 * atol, float(vector_norm(point.gradient)))
         return task.judge(
-            x, w[:, : st.sizes[1]], w, at, norm=norm, atol=atol, note=note,
-            is_answer=bool(found.follower_is_minimum), is_minimum=bool(found.is_minimum),
-            method=repr(self), steps=found.iterations, seconds=time.perf_counter() - began,
-        )  # fmt: skip
+            x,
+            w[:, : st.sizes[1]],
+            w,
+            at,
+            norm=norm,
+            atol=atol,
+            note=note,
+            is_answer=bool(found.follower_is_minimum),
+            is_minimum=bool(found.is_minimum),
+            method=repr(self),
+            steps=found.iterations,
+            seconds=time.perf_counter() - began,
+        )
 
     def stationary(self, st: Stationarity, x: Tensor, w: Tensor) -> KKTPoint:
         """Return stationary points of a batch, from ``x`` and ``w`` on.
@@ -143,14 +164,18 @@ class ReducedNewton(AbstractSmoothSolver):
         )
         is_penalized = bool(equations + rows)
         atol = attainable(1e-6 if is_penalized else self.atol, x, 10)
-        answered, v = self.follower(st, x, w), torch.zeros_like(w)
-        worst, steps = torch.full_like(x.sum(-1), torch.inf), torch.zeros(count, dtype=torch.int)
+        answered = self.follower(st, x, w)
+        v = torch.zeros_like(w)
+        worst = torch.full_like(x.sum(-1), torch.inf)
+        steps = torch.zeros(count, dtype=torch.int)
         open_ = torch.ones(count, dtype=torch.bool, device=x.device)
         if is_penalized and st.t is None:
             v, penalty, open_ = self._known(answered, x, penalty)
         for _ in range(30 if is_penalized else 1):
             point, used = self._minimize(penalty, x, answered, open_, atol, end)
-            x, answered, steps = point.x, point.answered, steps + used
+            x = point.x
+            answered = point.answered
+            steps = steps + used
             v = torch.where(open_[:, None], point.v, v)
             if is_penalized:
                 penalty, worst = update(penalty, point, worst, open_)
@@ -167,9 +192,11 @@ class ReducedNewton(AbstractSmoothSolver):
         self, answered: FollowerSolution, x: Tensor, penalty: Penalty
     ) -> tuple[Tensor, Penalty, Tensor]:
         """Return multipliers where the start is stationary already, and where it is not."""
-        st, y = answered.st, answered.w[:, : answered.st.sizes[1]]
+        st = answered.st
+        y = answered.w[:, : answered.st.sizes[1]]
         v, omega, mu, left = multipliers(answered, x)
-        H, G = st.instances.vector("H", x, y), st.instances.vector("G", x, y)
+        H = st.instances.vector("H", x, y)
+        G = st.instances.vector("G", x, y)
         violation = torch.cat([H.abs(), G], -1).amax(-1)
         found = polish(answered, x, v, omega, mu, 0)
         known = (torch.maximum(left, violation) <= _KNOWN) & (answered.residual <= _FOLLOWED)
@@ -190,10 +217,13 @@ class ReducedNewton(AbstractSmoothSolver):
         atol: float,
         end: float,
     ) -> tuple[LagrangianPoint, Tensor]:
-        here, steps = look(penalty, x, answered), torch.zeros(len(x), dtype=torch.int)
-        small, last = torch.zeros_like(going), torch.full_like(here.value, torch.inf)
+        here = look(penalty, x, answered)
+        steps = torch.zeros(len(x), dtype=torch.int)
+        small = torch.zeros_like(going)
+        last = torch.full_like(here.value, torch.inf)
         # Where the follower has no answer there is no hypergradient to follow.
-        falls, short = torch.ones_like(going), torch.zeros_like(here.value)
+        falls = torch.ones_like(going)
+        short = torch.zeros_like(here.value)
         going = going & (answered.residual <= attainable(_FOLLOWED, x))
         for _ in range(self.limit):
             size = vector_norm(here.gradient, dim=-1)
@@ -220,11 +250,15 @@ class ReducedNewton(AbstractSmoothSolver):
         self, penalty: Penalty, here: LagrangianPoint, going: Tensor
     ) -> tuple[Tensor, FollowerSolution, Tensor]:
         """Return the next decisions, their answers, and the shares of Newton's steps taken."""
-        st, old = here.answered.st, here.answered
+        st = here.answered.st
+        old = here.answered
         d = descent(here.S, here.gradient, here.x)
         d = torch.where(going[:, None], d, 0.0)
-        drop, step = vecdot(here.gradient, d), going.to(d)
-        x, answered, moved = here.x, old, torch.zeros_like(going)
+        drop = vecdot(here.gradient, d)
+        step = going.to(d)
+        x = here.x
+        answered = old
+        moved = torch.zeros_like(going)
         for _ in range(_TRIALS):
             asked = going & ~moved
             there = here.x + step[:, None] * d
@@ -233,7 +267,8 @@ class ReducedNewton(AbstractSmoothSolver):
             value = penalty(st, there, found.w[:, : st.sizes[1]])
             fine = asked & (found.residual <= attainable(_FOLLOWED, there))
             good = (value <= here.value + 1e-4 * step * drop + noise(here.value, 500)) & fine
-            x, answered = torch.where(good[:, None], there, x), found.where(good, answered)
+            x = torch.where(good[:, None], there, x)
+            answered = found.where(good, answered)
             moved = moved | good
             if bool((moved | ~going).all()):
                 break

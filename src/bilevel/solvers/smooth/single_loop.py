@@ -14,15 +14,15 @@ from bilevel.adjoints.smooth.implicit import Implicit
 from bilevel.adjoints.smooth.stationarity import Stationarity
 from bilevel.errors import ProblemError
 from bilevel.problem.precision import attainable
-from bilevel.problem.trees import flatten, mapped, detached, unflatten
+from bilevel.problem.trees import detached, flatten, mapped, unflatten
 from bilevel.program import Progress
 from bilevel.smooth_solution import SmoothSolution
-from bilevel.solvers.smooth.oracle_calls import Tally
-from bilevel.solvers.smooth.newton import is_minimum
 from bilevel.solvers.smooth.hypergradient import answer, hypergradient, leaf, project
+from bilevel.solvers.smooth.newton import is_minimum
+from bilevel.solvers.smooth.oracle_calls import Tally
 from bilevel.solvers.smooth.soba_sampling import (
-    Memory,
     Iterate,
+    Memory,
     Sampler,
     curvature,
     directions,
@@ -55,7 +55,9 @@ class Walk:
     """
 
     def __init__(self, solver: SOBA, task: Task) -> None:
-        self._solver, self._task, self._began = solver, task, time.perf_counter()
+        self._solver = solver
+        self._task = task
+        self._began = time.perf_counter()
         x, y = (mapped(leaf, part) for part in task.start)
         self._leaves, self._spec = flatten(x)
         self._y = task.trees[1].flat(detached(y)).clone()
@@ -73,7 +75,10 @@ class Walk:
             Sampler(task.problem.f, follower, draws, fixed),
         )
         self._memories = tuple(Memory(one.steps_a_pass) for one in self._samplers)
-        self._tally, self._count, self.note, self._is_stopped = Tally(), 0, "", False
+        self._tally = Tally()
+        self._count = 0
+        self.note = ""
+        self._is_stopped = False
         self._seen: list[float] = []
         self._trace: list[tuple[float, float | None, float | None]] = []
         self._passed = self._kept()  # where the pass began
@@ -164,24 +169,37 @@ class Walk:
         self._trace.append((seconds, mean, None))
         told = Progress(seconds, mean, None, self._count)
         if self._task.callback is not None and self._task.callback(told):
-            self.note, self._is_stopped = "The callback stopped it.", True
+            self.note = "The callback stopped it."
+            self._is_stopped = True
 
     def end(self) -> SmoothSolution:
         """Return the point where the search ended, judged on all data."""
-        solver, shapes = self._solver, self._task.trees
+        solver = self._solver
+        shapes = self._task.trees
         task = replace(self._task, problem=self._tally.watch(self._task.problem))
-        st, x = task.stationarity(), detached(self._x())
+        st = task.stationarity()
+        x = detached(self._x())
         if solver.polish is not None:
             found = answer(solver.polish, task, st, x, shapes[1].tree(self._y))
             self._y = shapes[1].flat(found)
         tally = replace(self._tally)  # what judges the point is not counted
-        flat_x, flat_y = shapes[0].flat(x).unsqueeze(0), self._y.unsqueeze(0)
+        flat_x = shapes[0].flat(x).unsqueeze(0)
+        flat_y = self._y.unsqueeze(0)
         return task.judge(
-            flat_x, flat_y, flat_y, st, norm=_norm(task, st, flat_x, flat_y),
-            atol=solver.atol, method=repr(solver), is_answer=is_minimum(st, flat_x, flat_y),
-            steps=self._count, seconds=time.perf_counter() - self._began, note=self.note,
-            trace=self._trace, tally=tally,
-        )  # fmt: skip
+            flat_x,
+            flat_y,
+            flat_y,
+            st,
+            norm=_norm(task, st, flat_x, flat_y),
+            atol=solver.atol,
+            method=repr(solver),
+            is_answer=is_minimum(st, flat_x, flat_y),
+            steps=self._count,
+            seconds=time.perf_counter() - self._began,
+            note=self.note,
+            trace=self._trace,
+            tally=tally,
+        )
 
 
 def _norm(task: Task, st: Stationarity, x: Tensor, y: Tensor) -> float:

@@ -14,8 +14,8 @@ from torch import Tensor
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.samples import SampleMean
 from bilevel.smooth_solution import SmoothSolution
-from bilevel.solvers.smooth.newton import Newton
 from bilevel.solvers.smooth.hypergradient import check_optimizer, refuse_constraints
+from bilevel.solvers.smooth.newton import Newton
 from bilevel.solvers.smooth.single_loop import Walk
 from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task
 

@@ -58,7 +58,8 @@ class Sampler:
     def __init__(
         self, objective: Objective, size: int, generator: torch.Generator, fixed: bool
     ) -> None:
-        self._objective, self._generator = objective, generator
+        self._objective = objective
+        self._generator = generator
         self._count = len(objective) if isinstance(objective, SampleMean) else 1
         self._size = min(size, self._count)
         self._order: list[Tensor] = []
@@ -102,7 +103,8 @@ class Sampler:
         with torch.no_grad():
             halves = self._permuted().tensor_split(2)
             parts = [len(i) / self._count * self._objective.over(i)(x, y, *z) for i in halves]
-            mean, whole = float(sum(parts)), self._objective(x, y, *z)
+            mean = float(sum(parts))
+            whole = self._objective(x, y, *z)
         allowed = 10 * torch.finfo(whole.dtype).eps ** 0.5 * (1 + abs(float(whole)))
         if abs(mean - float(whole)) > allowed:
             raise ProblemError(
@@ -139,20 +141,23 @@ class Iterate:
 
 def follower_part(batch: Minibatch, at: Iterate) -> Tensor:
     """Return ``f_y``, ``f_yy v`` and ``f_xy v`` in one vector, by two passes through autograd."""
-    x, y = at.x.detach().requires_grad_(), at.y.detach().requires_grad_()
+    x = at.x.detach().requires_grad_()
+    y = at.y.detach().requires_grad_()
     with torch.enable_grad():
         value = at.evaluate(batch.objective, x, y)
         (slope,) = _derivatives(value, (y,), create_graph=True)
         if slope.requires_grad:
             cross, curved = _derivatives(slope, (x, y), at.v)
         else:
-            cross, curved = torch.zeros_like(x), torch.zeros_like(y)
+            cross = torch.zeros_like(x)
+            curved = torch.zeros_like(y)
     return torch.cat([slope.detach(), curved, cross])
 
 
 def leader_part(batch: Minibatch, at: Iterate) -> tuple[float, Tensor]:
     """Return ``F``, and ``F_y`` and ``F_x`` in one vector."""
-    x, y = at.x.detach().requires_grad_(), at.y.detach().requires_grad_()
+    x = at.x.detach().requires_grad_()
+    y = at.y.detach().requires_grad_()
     with torch.enable_grad():
         value = at.evaluate(batch.objective, x, y)
         in_x, in_y = _derivatives(value, (x, y))
@@ -221,7 +226,8 @@ def curvature(sampler: Sampler, at: Iterate, count: int) -> tuple[float, float]:
     # Drawn, since a vector such as ones may be an eigenvector: a softmax does not see it.
     generator = torch.Generator().manual_seed(0)
     v = torch.randn(at.y.shape, generator=generator, dtype=at.y.dtype).to(at.y.device)
-    sizes, seen = [0.0], 0.0
+    sizes = [0.0]
+    seen = 0.0
     for k in range(count):
         batch = sampler.draw()
         seen += batch.share

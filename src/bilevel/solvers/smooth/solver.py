@@ -121,13 +121,24 @@ class Task:
         shape_x, shape_y = self.trees
         tally = told.get("tally", Tally())
         stats = Stats(
-            told["method"], solve_seconds=told["seconds"], nodes=told["steps"], note=note,
-            trace=tuple(told.get("trace", ())), gradients=tally.gradients, products=tally.products,
-        )  # fmt: skip
+            told["method"],
+            solve_seconds=told["seconds"],
+            nodes=told["steps"],
+            note=note,
+            trace=tuple(told.get("trace", ())),
+            gradients=tally.gradients,
+            products=tally.products,
+        )
         return SmoothSolution(
-            status, shape_x.tree(x[0].detach()), shape_y.tree(y[0].detach()), F, f,
-            told["norm"], residual, stats,
-        )  # fmt: skip
+            status,
+            shape_x.tree(x[0].detach()),
+            shape_y.tree(y[0].detach()),
+            F,
+            f,
+            told["norm"],
+            residual,
+            stats,
+        )
 
 
 def _largest(*parts: Tensor) -> float:

@@ -20,14 +20,14 @@ def free(st: Stationarity, x: Tensor, y: Tensor, atol: float, limit: int) -> Fol
     def value(y: Tensor) -> Tensor:
         return st.follower(x, y)
 
-    f, k = value(y), 0
-    positive, small = (
-        torch.ones_like(f, dtype=torch.bool),
-        torch.zeros_like(f, dtype=torch.bool),
-    )
+    f = value(y)
+    k = 0
+    positive = torch.ones_like(f, dtype=torch.bool)
+    small = torch.zeros_like(f, dtype=torch.bool)
     going = positive.clone()
     last = torch.full_like(f, torch.inf)
-    falls, H = positive.clone(), Hessian(value, y)
+    falls = positive.clone()
+    H = Hessian(value, y)
     while k < limit:
         g = H.gradient.detach()
         size = vector_norm(g, dim=-1)
@@ -62,13 +62,16 @@ def _direction(H: Hessian, g: Tensor, going: Tensor, positive: Tensor) -> tuple[
     rtol = float(size.max().sqrt().clamp(min=1e-6, max=0.1))
     found = cg(H, -g, rtol=rtol, limit=500)
     unmoved = vector_norm(found.x, dim=-1) == 0
-    return torch.where(unmoved[:, None], -g, found.x), torch.where(going, found.is_positive, positive)
+    return torch.where(unmoved[:, None], -g, found.x), torch.where(
+        going, found.is_positive, positive
+    )
 
 
 def _shifted(A: Tensor, g: Tensor) -> Tensor:
     A = finite(A)
     scale = A.diagonal(dim1=-2, dim2=-1).abs().amax(-1).clamp(min=1e-8)
-    shift, unit = torch.zeros_like(scale), torch.eye(A.shape[-1]).to(A)
+    shift = torch.zeros_like(scale)
+    unit = torch.eye(A.shape[-1]).to(A)
     for _ in range(20):
         L, info = torch.linalg.cholesky_ex(A + shift[:, None, None] * unit)
         if not bool(info.any()):
