@@ -133,7 +133,9 @@ class SmoothBilevelLayer(nn.Module):
             raise ProblemError(f"A SmoothBilevelLayer takes adjoints.Implicit, not {adjoint!r}.")
         if solver is not None and not callable(solver) and not hasattr(solver, "run"):
             raise ProblemError(f"solver must be a solver of smooth problems, not {solver!r}.")
-        self._task = Task(self._problem, start, t=t if inequalities == "barrier" else None)
+        self._task = Task(
+            self._problem, start, barrier_parameter=t if inequalities == "barrier" else None
+        )
         self._trees = self._task.trees
         self._solver = ReducedNewton() if solver is None else solver
         self._adjoint = adjoint
@@ -242,7 +244,7 @@ class SmoothBilevelLayer(nn.Module):
         if not isinstance(solver, ReducedNewton):
             x, y = self._ask(solver, instances, x, y)
             solver = ReducedNewton()
-        st = Stationarity.of(instances, x, y, self._task.t)
+        st = Stationarity.of(instances, x, y, self._task.barrier_parameter)
         w = torch.cat([y, y.new_zeros(len(y), st.follower_size - y.shape[-1])], -1)
         return solver.stationary(st, x, w)
 

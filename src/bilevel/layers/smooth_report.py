@@ -19,7 +19,7 @@ def judge(found: KKTPoint) -> tuple[tuple[Status, ...], dict[int, str]]:
     status = []
     notes = {}
     largest = attainable(ACCEPTED, found.u)
-    has_rows = found.st.t is None and bool(found.st.sizes[3])
+    has_rows = found.st.barrier_parameter is None and bool(found.st.sizes[3])
     kink = ", perhaps at a kink: inequalities='barrier' has none" if has_rows else ""
     rows = zip(
         found.residual.tolist(),
@@ -45,7 +45,9 @@ def kinds(found: KKTPoint) -> tuple[GradientKind, ...]:
     named = []
     largest = attainable(ACCEPTED, found.u)
     weak = attainable(_WEAK, found.u)
-    is_smoothed = found.st.t is not None and bool(found.st.sizes[3] + found.st.sizes[5])
+    is_smoothed = found.st.barrier_parameter is not None and bool(
+        found.st.sizes[3] + found.st.sizes[5]
+    )
     rows = zip(
         *(
             part.tolist()
