@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel import backends
+from bilevel.backends import Purpose
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.functions import Array, Objective
 from bilevel.problem.standard import StandardForm, is_convex
@@ -270,7 +271,7 @@ def _relax(program: Program) -> RawAnswer | None:
         sos1=(),
         indicators=(),
     )
-    raw, _ = solve_continuous(relaxed, ("highs", "clarabel"))
+    raw, _ = solve_continuous(relaxed, Purpose.CONVEX)
     if raw is None or raw.termination is not Termination.OPTIMAL or not np.isfinite(raw.bound):
         return None
     return raw
