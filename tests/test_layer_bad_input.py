@@ -215,7 +215,7 @@ def test_unknown_options_and_backends():
 def test_a_backend_that_is_not_installed(monkeypatch):
     registry = importlib.import_module("bilevel.backends.registry")
     monkeypatch.setattr(registry, "find_spec", lambda name: None)
-    with pytest.raises(BackendNotFound, match="pip install proxsuite"):
+    with pytest.raises(BackendNotFound, match=r"pip install 'bilevel\[proxsuite\]'"):
         projection(solver="proxsuite")
 
 

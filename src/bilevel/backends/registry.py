@@ -187,9 +187,7 @@ def get(backend: str | AbstractBackend) -> AbstractBackend:
         return _own(backend)
     entry = _ENTRIES.get(backend)
     if entry is None:
-        raise ProblemError(
-            f"There is no backend {backend!r}; the known ones are {list(_ENTRIES)}."
-        )
+        raise ProblemError(f"There is no backend {backend!r}; the known ones are {list(_ENTRIES)}.")
     if not _installed(entry.package):
         raise BackendNotFound(
             f"Backend {backend!r} needs the package {entry.package}, which is not installed: "

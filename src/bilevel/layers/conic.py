@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bilevel.adjoints.convex.cone import jacobian, residual
 from bilevel.adjoints.convex.projections import derivative, project
+from bilevel.backends import Purpose
 from bilevel.errors import BatchFailed
 from bilevel.layers.answer import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.layers.options import Options

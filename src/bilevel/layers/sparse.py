@@ -9,6 +9,7 @@ import scipy.sparse as sp
 
 from bilevel.adjoints import KKT, Cone
 from bilevel.adjoints.convex.sparse import SparseFactor
+from bilevel.backends import Purpose
 from bilevel.errors import BatchFailed, UnsupportedProblem
 from bilevel.layers.answer import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.layers.options import Options

@@ -110,14 +110,16 @@ def solve_continuous(
     Returns
     -------
     tuple
-        The answer, the last one where none is a verdict, ``None`` where no backend accepts the
-        program; and the name of the backend that gave it.
+        The answer, the last one where none is a verdict, and the name of the backend that gave
+        it; ``None`` where no backend accepts the program, and the names of those asked.
     """
-    last: tuple[RawAnswer | None, str] = (None, "none")
+    last = None
+    tried = []
     # Backends measure violations in absolute terms; a certificate measures them on unit rows.
     rows, factor = program.rows.unit()
     program = replace(program, rows=rows)
     for backend in backends.serving(asked):
+        tried.append(backend.name)
         if backend.missing(program):
             continue
         try:
@@ -129,12 +131,10 @@ def solve_continuous(
         last = (answer, backend.name)
         if answer.termination in backend.verdicts:
             return last
-    return last
+    return last or (None, " or ".join(tried))
 
 
-def sweep_continuous(
-    program: Program, costs: Sequence[Array]
-) -> Iterator[RawAnswer | None]:
+def sweep_continuous(program: Program, costs: Sequence[Array]) -> Iterator[RawAnswer | None]:
     """Solve one linear program for several costs; those without a verdict by the next route."""
     rows, _ = program.rows.unit()
     unit = replace(program, rows=rows)

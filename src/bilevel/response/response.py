@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -116,9 +115,7 @@ class Response:
         integer[:n] = form.columns.integer[columns]
         cones = tuple(cone.pad(len(lower)) for cone in cones)
         program = replace(program, cones=cones, integer=integer)
-        raw, _ = solve_continuous(
-            program, Purpose.EXTREME, limits or Limits()
-        )
+        raw, _ = solve_continuous(program, Purpose.EXTREME, limits or Limits())
         w = self.w.copy()
         if raw is not None and raw.v is not None:
             w[columns] = raw.v[:n]
@@ -170,9 +167,7 @@ def _shift(rows: Rows | None, offset: int, n: int) -> Rows:
     return replace(rows, A=A)
 
 
-def respond(
-    form: StandardForm, w: Array, purpose: Purpose = Purpose.FOLLOWER
-) -> Response | None:
+def respond(form: StandardForm, w: Array, purpose: Purpose = Purpose.FOLLOWER) -> Response | None:
     """Return the followers' answers to the leader columns of ``w``.
 
     Returns
@@ -184,9 +179,7 @@ def respond(
     return None if is_nash(form) else _respond(form, w, purpose)[1]
 
 
-def _respond(
-    form: StandardForm, w: Array, purpose: Purpose
-) -> tuple[Termination, Response | None]:
+def _respond(form: StandardForm, w: Array, purpose: Purpose) -> tuple[Termination, Response | None]:
     w = w.copy()
     found = []
     for k, follower in enumerate(form.followers):

@@ -122,9 +122,7 @@ class Parametric:
             ("row",) * m,
         )
         objective = Objective(sp.csr_array(self.Q), self.c + self.D @ theta)
-        raw, _ = solve_continuous(
-            continuous_program(objective, rows), Purpose.ACTIVE_SET
-        )
+        raw, _ = solve_continuous(continuous_program(objective, rows), Purpose.ACTIVE_SET)
         if raw is None or raw.termination is not Termination.OPTIMAL or raw.duals is None:
             return None
         return np.asarray(raw.v), np.where(self.equality, raw.duals, np.maximum(raw.duals, 0.0))
