@@ -4,7 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bilevel import adjoints as adjoints
+    from bilevel import applications as applications
+    from bilevel import backends as backends
+    from bilevel import errors as errors
     from bilevel import instances as instances
+    from bilevel import layers as layers
+    from bilevel import learning as learning
+    from bilevel import plots as plots
     from bilevel.certificates import verify
     from bilevel.errors import (
         BackendError,
@@ -135,13 +142,36 @@ _ROOMS = frozenset(
     }
 )
 
+_WITH_TORCH = frozenset(
+    {
+        "HypergradientDescent",
+        "ReducedNewton",
+        "SOBA",
+        "SampleMean",
+        "SmoothProblem",
+        "adjoints",
+        "gradcheck",
+        "layers",
+        "learning",
+    }
+)
+
 if not TYPE_CHECKING:  # or a type checker would take every misspelt name for one of these
 
     def __getattr__(name: str) -> Any:
+        if name not in _LATER and name not in _ROOMS:
+            raise AttributeError(f"module 'bilevel' has no attribute {name!r}")
+        if name in _WITH_TORCH:
+            from bilevel.errors import BackendNotFound
+            from bilevel.extras import require, stand_in
+
+            try:
+                require("torch", f"bilevel.{name}")
+            except BackendNotFound as error:
+                # No error yet: hasattr, dir and ``from bilevel import *`` ask for every name.
+                return stand_in(name, str(error))
         if name in _ROOMS:
             return import_module(f"bilevel.{name}")
-        if name not in _LATER:
-            raise AttributeError(f"module 'bilevel' has no attribute {name!r}")
         found = getattr(import_module(_LATER[name]), name)
         globals()[name] = found
         return found
