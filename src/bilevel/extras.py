@@ -34,7 +34,8 @@ def require(extra: str, what: str) -> None:
         if not is_there:
             raise BackendNotFound(
                 f"{what} needs the package {package}, which is not installed: "
-                f"pip install 'bilevel[{extra}]'."
+                f"pip install 'bilevel[{extra}]'.",
+                name=package,
             )
 
 
