@@ -17,8 +17,10 @@ from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.primal_dual import root_inequalities
 from bilevel.reformulate.reformulation import AbstractReformulation, Reformulated
 from bilevel.reformulate.worst_answer import WorstAnswer
-from bilevel.solvers.single_level import SingleLevel, answered
-from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request, Rest
+from bilevel.solvers.run import Run
+from bilevel.solvers.single_level import SingleLevel
+from bilevel.solvers.solver import AbstractSolver, Outcome, Request
+from bilevel.solvers.starts import feasible_start
 from bilevel.solvers.worst_case import WorstCase, answers_are_unique
 from bilevel.status import Status
 from bilevel.structure import Stance, Structure
@@ -104,46 +106,24 @@ class Branching(AbstractSolver):
         """See the abstract method."""
         if form.stance is Stance.PESSIMISTIC:
             return self._worst_case(form).run(form, request)
-        single = SingleLevel(KKT(), _BACKEND)
         reformed = self._with_inequalities(form, KKT().applied(form))
-        first = None if request.start is None else answered(form, request.start)
         request, note = _continued(request, reformed.program)
-        recorder = Recorder(form, request, reformed.proved)
-        recorder.trace += () if request.rest is None else request.rest.trace
         request = replace(request, options={**self._options(), **request.options})
-        raw = self._search(form, reformed, request, recorder, first)
+        run = Run(form, KKT(), _BACKEND, request, reformed, request.rest)
+
+        def improve(v: Array) -> Array | None:
+            found = feasible_start(form, reformed.invert(v)[0])
+            return None if found is None else run.embed(found)
+
+        raw = run.answer(improve)
         if raw.v is not None and self._is_exact(reformed, raw):
             w, multipliers = reformed.invert(raw.v)
             w = np.where(form.columns.integer, np.round(w), w)
-            outcome = Outcome(Status.OPTIMAL, w, raw.bound, multipliers, note=reformed.note)
+            exact = Outcome(Status.OPTIMAL, w, raw.bound, multipliers, note=reformed.note)
+            outcome = run.with_statistics(exact, raw)
         else:
-            outcome = single.judge(form, request, reformed, raw, first)
-        return replace(
-            outcome.with_statistics(_BACKEND, raw, recorder.trace),
-            note=f"{outcome.note} {note}".strip(),
-            rest=None if raw.rest is None else Rest(raw.rest, tuple(recorder.trace), raw.seconds),
-            earlier=0.0 if request.rest is None else request.rest.seconds,
-        )
-
-    def _search(
-        self,
-        form: StandardForm,
-        reformed: Reformulated,
-        request: Request,
-        recorder: Recorder,
-        first: tuple[Array, tuple[Array, ...]] | None,
-    ) -> RawAnswer:
-        def improve(v: Array) -> Array | None:
-            found = answered(form, reformed.invert(v)[0])
-            return None if found is None else reformed.embed(*found)
-
-        rest = None if request.rest is None else request.rest.search
-        limits = replace(request.limits(recorder), improve=improve, rest=rest)
-        start = None if first is None else reformed.embed(*first)
-        raw = backends.get(_BACKEND).solve(reformed.program, limits, start)
-        if recorder.error is not None:
-            raise recorder.error
-        return raw
+            outcome = run.outcome(raw, run.first)
+        return replace(outcome, note=f"{outcome.note} {note}".strip())
 
     def _with_inequalities(self, form: StandardForm, reformed: Reformulated) -> Reformulated:
         if not self.inequality:

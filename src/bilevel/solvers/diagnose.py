@@ -11,7 +11,7 @@ from bilevel.errors import BackendError, BackendNotFound, UnsupportedProblem
 from bilevel.problem.functions import Objective, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Limits, Program, Termination
-from bilevel.reformulate.bounds import high_point
+from bilevel.reformulate.mccormick import high_point
 from bilevel.response.answer import solve_continuous
 from bilevel.status import Status
 
