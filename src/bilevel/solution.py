@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from bilevel.program import relative_gap
+from bilevel.program import Moment, Resume, relative_gap
 from bilevel.status import Status
 
 
@@ -155,7 +156,7 @@ class Stats:
         ``(seconds, incumbent, bound)`` whenever one of them improved.
     gradients, products
         Gradients of ``F`` and ``f``, products with second derivatives, in passes over the data.
-    rest
+    resume
         Where ``bl.solve(..., start=solution)`` goes on, if a limit ended a search that can.
 
     Examples
@@ -174,10 +175,16 @@ class Stats:
     verify_seconds: float = 0.0
     nodes: int = 0
     note: str = ""
-    trace: tuple[tuple[float, float | None, float | None], ...] = ()
+    trace: tuple[Moment, ...] = ()
     gradients: float = 0.0
     products: float = 0.0
-    rest: Any = field(default=None, repr=False, compare=False)
+    resume: Resume | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def rest(self) -> Resume | None:
+        """The former name of ``resume``."""
+        warnings.warn("Stats.rest is now Stats.resume.", DeprecationWarning, stacklevel=2)
+        return self.resume
 
 
 @dataclass(frozen=True)
@@ -272,7 +279,7 @@ class Solution:
         """Return plain numbers and strings, ready for JSON."""
         named = {i for i, _ in self.entries.values()}
         by_id = {i: name for name, i in self.names.items() if i not in named}
-        stats = {name: value for name, value in vars(self.stats).items() if name != "rest"}
+        stats = {name: value for name, value in vars(self.stats).items() if name != "resume"}
         stats["trace"] = [list(moment) for moment in self.stats.trace]
         return {
             "status": self.status.name,

@@ -1,4 +1,4 @@
-"""Relaxations of both levels: the high point, and a linear one that boxes in products of columns."""
+"""Relaxations of both levels: the high point, and a linear one that boxes products in."""
 
 from __future__ import annotations
 

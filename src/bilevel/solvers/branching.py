@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bilevel import backends
-from bilevel.backends.tree.state import belongs
 from bilevel.errors import ProblemError
 from bilevel.problem.functions import Array, Rows
 from bilevel.problem.standard import StandardForm
@@ -109,7 +108,7 @@ class Branching(AbstractSolver):
         reformed = self._with_inequalities(form, KKT().applied(form))
         request, note = _continued(request, reformed.program)
         request = replace(request, options={**self._options(), **request.options})
-        run = Run(form, KKT(), _BACKEND, request, reformed, request.rest)
+        run = Run(form, KKT(), _BACKEND, request, reformed, request.resume)
 
         def improve(v: Array) -> Array | None:
             found = feasible_start(form, reformed.invert(v)[0])
@@ -123,7 +122,8 @@ class Branching(AbstractSolver):
             outcome = run.with_statistics(exact, raw)
         else:
             outcome = run.outcome(raw, run.first)
-        return replace(outcome, note=f"{outcome.note} {note}".strip())
+        resume = None if raw.resume is None else replace(raw.resume, trace=run.recorder.trace)
+        return replace(outcome, note=f"{outcome.note} {note}".strip(), resume=resume)
 
     def _with_inequalities(self, form: StandardForm, reformed: Reformulated) -> Reformulated:
         if not self.inequality:
@@ -173,12 +173,12 @@ class Branching(AbstractSolver):
 
 def _continued(request: Request, program: Program) -> tuple[Request, str]:
     """Return the request of a search that goes on, or of a new one and why it is new."""
-    if request.rest is None:
+    if request.resume is None:
         return request, ""
-    if not belongs(request.rest.search, program):
+    if not request.resume.belongs_to(program):
         why = "The earlier search was for other numbers: a new one began from its point."
-        return replace(request, rest=None), why
-    return replace(request, spent=request.spent + request.rest.seconds), ""
+        return replace(request, resume=None), why
+    return replace(request, spent=request.spent + request.resume.seconds), ""
 
 
 def _missing(reformulation: AbstractReformulation, form: StandardForm) -> tuple[str, ...]:

@@ -14,11 +14,11 @@ from bilevel import backends
 from bilevel.errors import UnsupportedProblem
 from bilevel.problem.functions import Array, Objective
 from bilevel.problem.standard import StandardForm
-from bilevel.program import Limits, Program, Progress, RawAnswer, Termination
+from bilevel.program import Limits, Program, Progress, RawAnswer, Resume, Termination
 from bilevel.reformulate.reformulation import AbstractReformulation, Reformulated
 from bilevel.solvers.completion import complete
 from bilevel.solvers.diagnose import diagnose
-from bilevel.solvers.solver import Outcome, Recorder, Request, Rest
+from bilevel.solvers.solver import Outcome, Recorder, Request
 from bilevel.solvers.starts import Start, feasible_start
 from bilevel.solvers.unboundedness import may_be_unbounded, settle
 from bilevel.status import Status
@@ -46,7 +46,7 @@ class Run:
         What the caller asked for.
     reformed
         The program, where it is not ``reformulation.applied(form)`` as it stands.
-    rest
+    resume
         A stopped search of this very program, to go on from.
 
     Attributes
@@ -64,15 +64,15 @@ class Run:
         backend: str,
         request: Request,
         reformed: Reformulated | None = None,
-        rest: Rest | None = None,
+        resume: Resume | None = None,
     ) -> None:
         self._form = form
         self._reformulation = reformulation
         self._backend = backend
         self._request = request
         self.reformed = reformulation.applied(form) if reformed is None else reformed
-        self._rest = rest
-        earlier = () if rest is None else rest.trace
+        self._resume = resume
+        earlier = () if resume is None else resume.trace
         self.recorder = Recorder(form, request, self.reformed.proved, earlier)
 
     @cached_property
@@ -90,11 +90,8 @@ class Run:
             See ``Limits``.
         """
         start = None if self.first is None else self.embed(self.first)
-        limits = replace(
-            self._request.limits(self.recorder),
-            improve=improve,
-            rest=None if self._rest is None else self._rest.search,
-        )
+        limits = self._request.limits(self.recorder)
+        limits = replace(limits, improve=improve, resume=self._resume)
         return self._solve(self.reformed.program, limits, start)
 
     def trusted_answer(self) -> RawAnswer:
@@ -178,8 +175,7 @@ class Run:
             seconds=raw.seconds,
             trace=self.recorder.trace,
             stopped=raw.termination in (Termination.LIMIT, Termination.INTERRUPTED),
-            rest=None if raw.rest is None else Rest(raw.rest, self.recorder.trace, raw.seconds),
-            earlier=0.0 if self._rest is None else self._rest.seconds,
+            earlier=0.0 if self._resume is None else self._resume.seconds,
         )
 
     def judge(self, raw: RawAnswer, first: Start | None = None) -> Outcome:

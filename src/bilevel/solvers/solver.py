@@ -12,30 +12,8 @@ import numpy as np
 
 from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
-from bilevel.program import Limits, Progress
+from bilevel.program import Limits, Moment, Progress, Resume
 from bilevel.status import Status
-
-#: ``(seconds, incumbent, bound)``, whenever one of them improved.
-Moment = tuple[float, float | None, float | None]
-
-
-@dataclass(frozen=True)
-class Rest:
-    """A search that was stopped, as an opaque thing to go on from.
-
-    Parameters
-    ----------
-    search
-        ``RawAnswer.rest``.
-    trace
-        The trace so far.
-    seconds
-        Time inside the solver so far.
-    """
-
-    search: Any = field(repr=False)
-    trace: tuple[Moment, ...] = field(repr=False)
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -62,8 +40,8 @@ class Request:
         Seconds that earlier phases of the same solve took.
     bound_only
         Whether this phase's incumbents say nothing about the problem (its bounds do).
-    rest
-        ``Outcome.rest`` of an earlier solve, to go on from.
+    resume
+        ``Outcome.resume`` of an earlier solve, for methods that can go on from it.
     """
 
     time_limit: float | None = None
@@ -76,7 +54,7 @@ class Request:
     start: Array | None = field(default=None, repr=False)
     spent: float = 0.0
     bound_only: bool = False
-    rest: Rest | None = field(default=None, repr=False)
+    resume: Resume | None = field(default=None, repr=False)
 
     def limits(self, progress: Callable[[Progress], bool | None] | None) -> Limits:
         """Return the backend's limits."""
@@ -96,8 +74,8 @@ class Request:
 
     def after(self, seconds: float) -> Request:
         """Return the request for a next phase, the seconds already spent taken off."""
-        rest = None if self.time_limit is None else max(self.time_limit - seconds, 0.01)
-        return replace(self, time_limit=rest, spent=self.spent + seconds)
+        remaining = None if self.time_limit is None else max(self.time_limit - seconds, 0.01)
+        return replace(self, time_limit=remaining, spent=self.spent + seconds)
 
 
 @dataclass(frozen=True)
@@ -120,7 +98,7 @@ class Outcome:
         ``(seconds, incumbent, bound)`` in the leader's sense.
     stopped
         Whether a limit or an interruption ended the search.
-    rest
+    resume
         Where another solve can go on, for methods that can.
     earlier
         How many of ``seconds`` were spent in solves that this one goes on from.
@@ -137,7 +115,7 @@ class Outcome:
     note: str = ""
     trace: tuple[Moment, ...] = ()
     stopped: bool = False
-    rest: Rest | None = field(default=None, repr=False)
+    resume: Resume | None = field(default=None, repr=False)
     earlier: float = 0.0
 
 

@@ -83,7 +83,7 @@ def feasible_start(form: StandardForm, w: Array) -> Start | None:
 def starts(
     form: StandardForm, given: Array | None, count: int, seed: int | None
 ) -> Iterator[Start]:
-    """Yield where a local method begins: the user's point, the high-point optimum, random decisions.
+    """Yield starts: the user's, the high-point optimum, then decisions in random directions.
 
     A random decision is the optimum of a random linear objective over all levels' linear
     constraints, moved a random part of the way back to the first one.

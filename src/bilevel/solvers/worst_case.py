@@ -95,8 +95,8 @@ class WorstCase(AbstractSolver):
         if hopeful.stopped:
             status = Status.NOT_FOUND if best is None else Status.FEASIBLE
             return replace(hopeful, status=status, w=best, multipliers=())
-        rest = request.after(time.perf_counter() - began)
-        outcome = self._dualized(form, rest, best, hopeful.bound)
+        remaining = request.after(time.perf_counter() - began)
+        outcome = self._dualized(form, remaining, best, hopeful.bound)
         return replace(
             outcome,
             seconds=hopeful.seconds + outcome.seconds,
@@ -111,8 +111,7 @@ class WorstCase(AbstractSolver):
         run = Run(form, self.exact.reformulation, self.exact.backend, request)
         raw = run.trusted_answer()
         outcome = run.outcome(raw)
-        # What is found is another search's: nobody can go on from here.
-        basis = replace(outcome, w=None, multipliers=(), note=outcome.note, rest=None)
+        basis = replace(outcome, w=None)
         hopeful = bound
         bound = max(bound, outcome.bound)
         best = _better(form, best, outcome.w)
@@ -120,8 +119,8 @@ class WorstCase(AbstractSolver):
             return replace(basis, status=outcome.status, bound=bound)
         large = raw.v is not None and bool((raw.v[list(run.reformed.scales)] > _LARGE_SCALE).any())
         if large:
-            rest = request.after(time.perf_counter() - began)
-            return self._approached(form, rest, basis, bound, hopeful)
+            remaining = request.after(time.perf_counter() - began)
+            return self._approached(form, remaining, basis, bound, hopeful)
         value = form.objective.evaluate(best)
         status = Status.OPTIMAL if request.gap_closed(value, bound) else Status.FEASIBLE
         return replace(basis, status=status, w=best, bound=min(bound, value))
