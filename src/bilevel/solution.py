@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from bilevel.deprecation import renamed_fields
 from bilevel.program import Moment, Resume, relative_gap
 from bilevel.status import Status
 
@@ -65,7 +65,7 @@ class Certificate:
     unique_multipliers
         Whether the followers' multipliers are unique; ``None`` where unknown.
     multiplier_violation
-        How far the prices the leader uses are from being optimal multipliers.
+        How far the multipliers the leader uses are from being optimal multipliers.
     route
         How the followers were solved again.
     tolerances
@@ -134,6 +134,7 @@ class Certificate:
         return plain
 
 
+@renamed_fields(rest="resume")
 @dataclass(frozen=True)
 class Stats:
     """How an answer was found.
@@ -179,12 +180,6 @@ class Stats:
     gradients: float = 0.0
     products: float = 0.0
     resume: Resume | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def rest(self) -> Resume | None:
-        """The former name of ``resume``."""
-        warnings.warn("Stats.rest is now Stats.resume.", DeprecationWarning, stacklevel=2)
-        return self.resume
 
 
 @dataclass(frozen=True)

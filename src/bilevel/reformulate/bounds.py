@@ -80,7 +80,7 @@ def multiplier_bounds(form: StandardForm, k: int, needed: Array | None = None) -
     try:
         return _by_programs(form, k, asked)
     except UnsupportedProblem:
-        if any(price.follower == k for price in form.prices):
+        if any(dual.follower == k for dual in form.dual_variables):
             raise
         for derive in (packing_bounds, network_bounds):
             if (found := derive(form, k)) is not None:

@@ -129,10 +129,10 @@ def _against_cones(form: StandardForm) -> list[str]:
     if Structure.NASH in form.structure:
         reasons.append("Continuation takes no equilibrium among followers that have cones.")
     reasons.extend(
-        f"The leader uses a multiplier of follower {form.followers[price.follower].name!r}, which "
+        f"The leader uses a multiplier of follower {form.followers[dual.follower].name!r}, which "
         f"has cones; their multipliers are not supported."
-        for price in form.prices[:1]
-        if form.followers[price.follower].cones
+        for dual in form.dual_variables[:1]
+        if form.followers[dual.follower].cones
     )
     return reasons
 

@@ -50,7 +50,7 @@ def initial_point(form: StandardForm) -> Array | None:
     """
     if len(form.rows.products) or any(len(f.rows.products) for f in form.followers):
         return None
-    if form.prices or form.values:
+    if form.dual_variables or form.values:
         return None
     program = high_point(form)
     attempts = [program, _indifferent(program)]
