@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bilevel.certificates import certify
 from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Program
@@ -16,7 +17,6 @@ from bilevel.response.nearest import nearest_feasible, nearest_point
 from bilevel.response.response import optimistic_completion, worst_completion
 from bilevel.solution import Tolerances
 from bilevel.structure import Stance, Structure
-from bilevel.verify import certify
 
 
 def complete(

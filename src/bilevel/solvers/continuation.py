@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bilevel import backends
+from bilevel.certificates import certify
 from bilevel.errors import BackendError, ProblemError
 from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
@@ -22,7 +23,6 @@ from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
 from bilevel.solvers.starts import Start, linear_high_point, starts
 from bilevel.status import Status
 from bilevel.structure import Stance, Structure
-from bilevel.verify import certify
 
 _BACKEND = "ipopt"
 # Values closer than this are the same; a point that IPOPT converged to is then preferred.

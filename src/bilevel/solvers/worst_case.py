@@ -54,7 +54,8 @@ class WorstCase(AbstractSolver):
 
     References
     ----------
-    See ``InnerDual``; spec T4 and E3-6 on values that are not attained.
+    See ``InnerDual``. Values that are not attained: Loridan and Morgan (1996), *Weak via strong
+    Stackelberg problem: new results*, Journal of Global Optimization 8; the instance T4 has one.
 
     Examples
     --------
