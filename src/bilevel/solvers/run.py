@@ -11,6 +11,7 @@ from typing import final
 import numpy as np
 
 from bilevel import backends
+from bilevel.backends import AbstractBackend
 from bilevel.errors import UnsupportedProblem
 from bilevel.problem.functions import Array, Objective
 from bilevel.problem.standard import StandardForm
@@ -41,7 +42,7 @@ class Run:
     reformulation
         Makes the program, also of problems like this one when a failure is to be explained.
     backend
-        The vendor's name.
+        Its name, or one's own.
     request
         What the caller asked for.
     reformed
@@ -61,16 +62,16 @@ class Run:
         self,
         form: StandardForm,
         reformulation: AbstractReformulation,
-        backend: str,
+        backend: str | AbstractBackend,
         request: Request,
         reformed: Reformulated | None = None,
         resume: Resume | None = None,
     ) -> None:
         self._form = form
         self._reformulation = reformulation
-        self._backend = backend
         self._request = request
         self.reformed = reformulation.applied(form) if reformed is None else reformed
+        self._backend = backends.get(backend)
         self._resume = resume
         earlier = () if resume is None else resume.trace
         self.recorder = Recorder(form, request, self.reformed.proved, earlier)
@@ -136,10 +137,10 @@ class Run:
 
     def _solve(self, program: Program, limits: Limits, start: Array | None = None) -> RawAnswer:
         """Ask the backend, and raise what the caller's callback raised."""
-        backend = backends.get(self._backend)
+        backend = self._backend
         if missing := backend.missing(program):
             raise UnsupportedProblem(
-                f"Backend {self._backend!r} cannot take {missing.sentence()}. Use backend='scip', "
+                f"Backend {backend.name!r} cannot take {missing.sentence()}. Use backend='scip', "
                 f"or on 'highs' KKT(BigM()) with a linear leader."
             )
         raw = backend.solve(program, limits, start)
@@ -169,7 +170,7 @@ class Run:
         """Return an outcome with the backend's statistics and the trace."""
         return replace(
             outcome,
-            backend=self._backend,
+            backend=self._backend.name,
             backend_status=raw.raw_status,
             nodes=raw.nodes,
             seconds=raw.seconds,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from bilevel.backends import AbstractBackend
 from bilevel.problem.standard import StandardForm
 from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.reformulation import AbstractReformulation
@@ -22,7 +23,9 @@ class SingleLevel(AbstractSolver):
         ``KKT(encoding)``, ``StrongDuality(encoding)`` or, for pessimistic problems,
         ``InnerDual(encoding)``.
     backend
-        ``"scip"`` or ``"highs"``.
+        The name of a backend, such as ``"scip"``, ``"highs"`` or ``"gurobi"``, or a backend of
+        one's own: an object of a class under ``bilevel.backends.AbstractBackend``. It must take
+        what the reformulation writes; the answer is judged in the same way whoever gives it.
 
     Notes
     -----
@@ -40,7 +43,7 @@ class SingleLevel(AbstractSolver):
     """
 
     reformulation: AbstractReformulation = field(default_factory=KKT)
-    backend: str = "scip"
+    backend: str | AbstractBackend = "scip"
 
     def accepts(self, form: StandardForm) -> tuple[str, ...]:
         """See the abstract method."""

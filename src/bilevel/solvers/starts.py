@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.sparse as sp
 
+from bilevel.backends import Purpose
 from bilevel.problem.cones import interior
 from bilevel.problem.functions import Array, Objective
 from bilevel.problem.standard import LEADER, FollowerForm, StandardForm
@@ -58,7 +59,7 @@ def initial_point(form: StandardForm) -> Array | None:
         attempts = attempts[1:]
     limits = Limits(time_limit=_SECONDS, rtol=1e-2)
     for attempt in attempts:
-        raw, _ = solve_continuous(attempt, ("highs", "clarabel"), limits)
+        raw, _ = solve_continuous(attempt, Purpose.CONVEX, limits)
         if raw is not None and raw.v is not None:
             w = raw.v[: form.n]
             return np.where(form.columns.integer, np.round(w), w)
@@ -140,7 +141,7 @@ def _boxed(form: StandardForm, program: Program, first: Array) -> Program:
 def _extreme(program: Program, cost: Array, form: StandardForm) -> Array | None:
     objective = Objective(sp.csr_array((program.n, program.n)), cost)
     twin = replace(program, objective=objective)
-    raw, _ = solve_continuous(twin, ("highs", "clarabel"), Limits(time_limit=2.0))
+    raw, _ = solve_continuous(twin, Purpose.CONVEX, Limits(time_limit=2.0))
     return None if raw is None or raw.v is None else raw.v[: form.n]
 
 
