@@ -18,7 +18,9 @@ from bilevel.errors import (
 )
 from bilevel.extras import require, stand_in
 from bilevel.io import read, write
-from bilevel.problem.problem import Follower, Problem
+from bilevel.problem.abstract import AbstractProblem
+from bilevel.problem.follower import Follower
+from bilevel.problem.problem import Problem
 from bilevel.program import Progress
 from bilevel.reformulate import (
     KKT,
@@ -100,6 +102,7 @@ __all__ = [
     "KKT",
     "SOBA",
     "SOS1",
+    "AbstractProblem",
     "Auto",
     "BackendError",
     "BackendNotFound",
