@@ -57,7 +57,7 @@ def solve_compiled(
     began = time.perf_counter()
     form = problem.compile(parameters)
     if isinstance(start, Solution):
-        request = replace(request, rest=start.stats.rest)
+        request = replace(request, resume=start.stats.resume)
         start = _point(start, problem)
     if start:
         request = replace(
@@ -143,7 +143,7 @@ def _solution(
         nodes=outcome.nodes,
         note=note,
         trace=outcome.trace,
-        rest=outcome.rest,
+        resume=outcome.resume,
     )
     return Solution(
         status=status,
