@@ -1,16 +1,20 @@
 """Solvers of smooth problems; they need torch."""
 
 from bilevel.solvers.smooth.hypergradient_descent import HypergradientDescent
+from bilevel.solvers.smooth.iterate import AbstractIterativeSolver, Search
 from bilevel.solvers.smooth.newton import Newton
 from bilevel.solvers.smooth.reduced_newton import ReducedNewton
 from bilevel.solvers.smooth.soba import SOBA
-from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task
+from bilevel.solvers.smooth.solver import AbstractSmoothSolver, SearchReport, Task
 
 __all__ = [
     "SOBA",
+    "AbstractIterativeSolver",
     "AbstractSmoothSolver",
     "HypergradientDescent",
     "Newton",
     "ReducedNewton",
+    "Search",
+    "SearchReport",
     "Task",
 ]
