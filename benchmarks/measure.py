@@ -16,7 +16,7 @@ from bilevel.problem.standard import StandardForm
 from bilevel.program import relative_gap
 from bilevel.solution import Tolerances
 from bilevel.solvers.solver import Request
-from bilevel.verify import certify
+from bilevel.certificates import certify
 
 #: Tells how a solution counts: ``(outcome, note)``.
 Judge = Callable[[bl.Solution], tuple[str, str]]

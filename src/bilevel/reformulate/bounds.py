@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import scipy.sparse as sp
 
+from bilevel.backends import Purpose
 from bilevel.errors import UnsupportedProblem
 from bilevel.problem.functions import Array, Objective, Rows
 from bilevel.problem.standard import StandardForm
@@ -131,7 +132,7 @@ def _check_recession(form: StandardForm, k: int, asked: Array) -> None:
     lower = np.where(rows.equality, -np.inf, 0.0)
     upper = np.where(asked, 1.0, np.inf)
     program = continuous_program(objective, equations, lower, upper)
-    raw, _ = solve_continuous(program, ("highs", "clarabel"))
+    raw, _ = solve_continuous(program, Purpose.CONVEX)
     if raw is None or raw.v is None:
         raise UnsupportedProblem(
             f"Bounds on multipliers of follower {follower.name!r} could not be tested. Use SOS1."

@@ -43,7 +43,9 @@ class KKT(AbstractReformulation):
 
     References
     ----------
-    Fortuny-Amat and McCarl (1981), *Journal of the Operational Research Society* 32; spec T6.
+    Fortuny-Amat and McCarl (1981), *A Representation and Economic Interpretation of a Two-Level
+    Programming Problem*, Journal of the Operational Research Society 32. Instance T6 is an example
+    by hand.
 
     Examples
     --------

@@ -77,10 +77,11 @@ def lift(
 
     References
     ----------
-    "A Method for Learning to Solve Parametric Bilevel Optimization with Coupling Constraints",
-    section 4.3 and appendices D.1 and E.1, where the lifted problem is called equivalent; the
-    counterexample is T22 (E1-2). Exact penalties: Han and Mangasarian (1979), *Mathematical
-    Programming* 17.
+    Kotary, Sharma, King, Vrabie, Fioretto and Drgona (2025), *A Method for Learning to Solve
+    Parametric Bilevel Optimization with Coupling Constraints*, arXiv:2507.09050, section 4.3 and
+    appendices D.1 and E.1, where the lifted problem is called equivalent; the instance T22 is the
+    counterexample. Exact penalties: Han and Mangasarian (1979), *Exact penalty functions in
+    nonlinear programming*, Mathematical Programming 17.
 
     Examples
     --------

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse as sp
 
+from bilevel.backends import Purpose
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Program, Termination
@@ -60,7 +61,7 @@ def multiplier_violation(form: StandardForm, w: Array) -> float:
             np.append(lower, 0.0),
             np.append(upper, np.inf),
         )
-        raw, _ = solve_continuous(small, ("highs", "clarabel"))
+        raw, _ = solve_continuous(small, Purpose.CONVEX)
         if raw is None or raw.v is None:
             return np.inf
         worst = max(worst, float(raw.v[-1]))
@@ -102,7 +103,7 @@ def _is_unique(program: Program, y: Array) -> bool | None:
         objective = Objective(sp.csr_array((count, count)), sign * direction)
         raw, _ = solve_continuous(
             continuous_program(objective, rows, lower, np.full(count, np.inf)),
-            ("highs", "clarabel"),
+            Purpose.CONVEX,
         )
         if raw is not None and raw.termination is Termination.UNBOUNDED:
             return False

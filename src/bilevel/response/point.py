@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bilevel.backends import Purpose
 from bilevel.errors import ProblemError
 from bilevel.problem.functions import Array, Cone, Objective, Rows
 from bilevel.problem.leaves import Leaf, as_array
@@ -122,7 +123,7 @@ def _fill_auxiliary(
     least = Objective(program.objective.P * 0.0, np.ones(count))
     wide = replace(program, lower=np.full(count, -np.inf), upper=np.full(count, np.inf))
     for attempt in (program, replace(wide, objective=least)):
-        raw, _ = solve_continuous(attempt, ("highs", "clarabel", "scip"))
+        raw, _ = solve_continuous(attempt, Purpose.POINT)
         if raw is not None and raw.v is not None and raw.termination is Termination.OPTIMAL:
             w = w.copy()
             w[free] = raw.v

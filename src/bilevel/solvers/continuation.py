@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bilevel import backends
+from bilevel.backends import Purpose
+from bilevel.certificates import certify
 from bilevel.errors import BackendError, ProblemError
 from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
@@ -22,7 +24,6 @@ from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
 from bilevel.solvers.starts import Start, linear_high_point, starts
 from bilevel.status import Status
 from bilevel.structure import Stance, Structure
-from bilevel.verify import certify
 
 _BACKEND = "ipopt"
 # Values closer than this are the same; a point that IPOPT converged to is then preferred.
@@ -296,7 +297,7 @@ class _Search:
             return (Status.STATIONARY if converged else Status.FEASIBLE), ""
         if self.stopped:
             return Status.NOT_FOUND, ""
-        raw, _ = solve_continuous(linear_high_point(self._form), ("highs", "clarabel"))
+        raw, _ = solve_continuous(linear_high_point(self._form), Purpose.CONVEX)
         if raw is not None and raw.termination is Termination.INFEASIBLE:
             return diagnose(self._form, lambda form: None)
         return Status.FAILED, "No start led to a point that the certificate accepts."

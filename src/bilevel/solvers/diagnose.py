@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bilevel.backends import Purpose
 from bilevel.errors import BackendError, BackendNotFound, UnsupportedProblem
 from bilevel.problem.functions import Objective, Rows
 from bilevel.problem.standard import StandardForm
@@ -73,5 +74,5 @@ def _only_leader_rows(form: StandardForm) -> StandardForm:
 
 
 def _is_infeasible(program: Program) -> bool:
-    raw, _ = solve_continuous(program, ("highs", "clarabel", "scip"), Limits(time_limit=60.0))
+    raw, _ = solve_continuous(program, Purpose.POINT, Limits(time_limit=60.0))
     return raw is not None and raw.termination is Termination.INFEASIBLE

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import scipy.sparse as sp
 
+from bilevel.backends import Purpose
 from bilevel.problem.functions import Array, Objective
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Feature, Limits, Program
@@ -33,7 +34,7 @@ def initial_point(form: StandardForm) -> Array | None:
         attempts = attempts[1:]
     limits = Limits(time_limit=_SECONDS, rtol=1e-2)
     for attempt in attempts:
-        raw, _ = solve_continuous(attempt, ("highs", "clarabel"), limits)
+        raw, _ = solve_continuous(attempt, Purpose.CONVEX, limits)
         if raw is not None and raw.v is not None:
             w = raw.v[: form.n]
             return np.where(form.columns.integer, np.round(w), w)

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel import backends
+from bilevel.backends import AbstractBackend, Purpose
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.functions import Array, Objective
 from bilevel.problem.standard import StandardForm, is_convex
@@ -69,7 +70,8 @@ class OuterApproximation(AbstractSolver):
     ----------
     backend
         ``"scip"``: one tree, tangents are added while it grows. ``"highs"``: one tree after
-        another, each with the tangents that the ones before gave.
+        another, each with the tangents that the ones before gave; so does every backend without
+        rows that are found during the search, one of your own included.
     encoding
         How a product of a binary with a multiplier is written: ``SOS1()``, ``Indicator()`` or
         ``BigM()``. ``None``: ``BigM()`` if bounds can be derived, else ``SOS1()`` (SCIP only); the
@@ -101,7 +103,7 @@ class OuterApproximation(AbstractSolver):
     OPTIMAL 2.5
     """
 
-    backend: str = "scip"
+    backend: str | AbstractBackend = "scip"
     encoding: AbstractEncoding | None = None
 
     def __post_init__(self) -> None:
@@ -144,7 +146,7 @@ class OuterApproximation(AbstractSolver):
         outcome = self._judge(form, request, found)
         return replace(
             outcome,
-            backend=self.backend,
+            backend=backends.get(self.backend).name,
             backend_status=found.raw.raw_status,
             nodes=found.raw.nodes,
             seconds=time.perf_counter() - began,
@@ -199,7 +201,7 @@ class OuterApproximation(AbstractSolver):
         backend = backends.get(self.backend)
         if missing := backend.missing(program):
             raise UnsupportedProblem(
-                f"Backend {self.backend!r} cannot take {missing.sentence()}. Use "
+                f"Backend {backend.name!r} cannot take {missing.sentence()}. Use "
                 f"OuterApproximation(backend='scip')."
             )
         program = replace(program, rows=search.with_found(program.rows))
@@ -270,7 +272,7 @@ def _relax(program: Program) -> RawAnswer | None:
         sos1=(),
         indicators=(),
     )
-    raw, _ = solve_continuous(relaxed, ("highs", "clarabel"))
+    raw, _ = solve_continuous(relaxed, Purpose.CONVEX)
     if raw is None or raw.termination is not Termination.OPTIMAL or not np.isfinite(raw.bound):
         return None
     return raw

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from bilevel import backends
+from bilevel.backends import AbstractBackend
 from bilevel.errors import UnsupportedProblem
 from bilevel.problem.functions import Array, Objective
 from bilevel.problem.standard import StandardForm
@@ -36,7 +37,9 @@ class SingleLevel(AbstractSolver):
         ``KKT(encoding)``, ``StrongDuality(encoding)`` or, for pessimistic problems,
         ``InnerDual(encoding)``.
     backend
-        ``"scip"`` or ``"highs"``.
+        The name of a backend, such as ``"scip"``, ``"highs"`` or ``"gurobi"``, or a backend of
+        one's own: an object of a class under ``bilevel.backends.AbstractBackend``. It must take
+        what the reformulation writes; the answer is judged in the same way whoever gives it.
 
     Notes
     -----
@@ -54,7 +57,7 @@ class SingleLevel(AbstractSolver):
     """
 
     reformulation: AbstractReformulation = field(default_factory=KKT)
-    backend: str = "scip"
+    backend: str | AbstractBackend = "scip"
 
     def accepts(self, form: StandardForm) -> tuple[str, ...]:
         """See the abstract method."""
@@ -71,7 +74,7 @@ class SingleLevel(AbstractSolver):
             guess = initial_point(form)
             first = None if guess is None else answered(form, guess)
         outcome = self.judge(form, request, reformed, raw, first)
-        return outcome.with_statistics(self.backend, raw, recorder.trace)
+        return outcome.with_statistics(backends.get(self.backend).name, raw, recorder.trace)
 
     def answer(
         self,
@@ -84,7 +87,7 @@ class SingleLevel(AbstractSolver):
         backend = backends.get(self.backend)
         if missing := backend.missing(reformed.program):
             raise UnsupportedProblem(
-                f"Backend {self.backend!r} cannot take {missing.sentence()}. Use backend='scip', "
+                f"Backend {backend.name!r} cannot take {missing.sentence()}. Use backend='scip', "
                 f"or on 'highs' KKT(BigM()) with a linear leader."
             )
         start = None

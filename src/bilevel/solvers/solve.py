@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bilevel.certificates import certify
 from bilevel.errors import ProblemError, SolveFailed, UnsupportedProblem
 from bilevel.problem.problem import Problem
 from bilevel.problem.standard import StandardForm
@@ -20,7 +21,6 @@ from bilevel.solvers.auto import Auto
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
 from bilevel.solvers.values import entries_of, names_of, read, store
 from bilevel.status import Status
-from bilevel.verify import certify
 
 
 def solve(

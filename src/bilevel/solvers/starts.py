@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.sparse as sp
 
+from bilevel.backends import Purpose
 from bilevel.problem.cones import interior
 from bilevel.problem.functions import Array, Objective
 from bilevel.problem.standard import LEADER, FollowerForm, StandardForm
@@ -94,7 +95,7 @@ def _boxed(form: StandardForm, program: Program, first: Array) -> Program:
 def _extreme(program: Program, cost: Array, form: StandardForm) -> Array | None:
     objective = Objective(sp.csr_array((program.n, program.n)), cost)
     twin = replace(program, objective=objective)
-    raw, _ = solve_continuous(twin, ("highs", "clarabel"), Limits(time_limit=2.0))
+    raw, _ = solve_continuous(twin, Purpose.CONVEX, Limits(time_limit=2.0))
     return None if raw is None or raw.v is None else raw.v[: form.n]
 
 

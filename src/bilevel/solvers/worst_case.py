@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from bilevel import backends
 from bilevel.errors import UnsupportedProblem
 from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
@@ -53,7 +54,8 @@ class WorstCase(AbstractSolver):
 
     References
     ----------
-    See ``InnerDual``; spec T4 and E3-6 on values that are not attained.
+    See ``InnerDual``. Values that are not attained: Loridan and Morgan (1996), *Weak via strong
+    Stackelberg problem: new results*, Journal of Global Optimization 8; the instance T4 has one.
 
     Examples
     --------
@@ -111,7 +113,8 @@ class WorstCase(AbstractSolver):
         recorder = Recorder(form, request)
         raw = self.exact.trusted_answer(form, reformed, request, recorder)
         outcome = self.exact.judge(form, request, reformed, raw)
-        basis = replace(outcome.with_statistics(self.exact.backend, raw, recorder.trace), w=None)
+        name = backends.get(self.exact.backend).name
+        basis = replace(outcome.with_statistics(name, raw, recorder.trace), w=None)
         hopeful = bound
         bound = max(bound, outcome.bound)
         best = _better(form, best, outcome.w)

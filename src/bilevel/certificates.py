@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from bilevel.backends import Purpose
 from bilevel.errors import ProblemError
 from bilevel.problem.functions import Array
 from bilevel.problem.problem import Problem
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Termination
-from bilevel.response.answer import CHECK_ROUTES, FollowerAnswer, answer
+from bilevel.response.answer import FollowerAnswer, answer
 from bilevel.response.extremes import Extremes, extremes
 from bilevel.response.multipliers import multiplier_violation, multipliers_are_unique
 from bilevel.response.point import complete_point, values_of
@@ -141,11 +142,11 @@ class _Check:
 def _check_followers(form: StandardForm, w: Array, tolerances: Tolerances) -> list[_Check]:
     checks = []
     for k, follower in enumerate(form.followers):
-        found = answer(form, k, w, CHECK_ROUTES)
+        found = answer(form, k, w, Purpose.CERTIFICATE)
         violation = float(follower.rows.violation(w).max(initial=0.0))
         violation = max([violation, *(cone.violation(w) for cone in follower.cones)])
         if found.termination is not Termination.OPTIMAL and violation <= tolerances.violation:
-            found = answer(form, k, w, CHECK_ROUTES, admit=True)
+            found = answer(form, k, w, Purpose.CERTIFICATE, admit=True)
         value = _own_value(form, k, w)
         notes = []
         gap = np.inf
