@@ -48,7 +48,9 @@ def method(name: str, digits: Digits, rate: float | None = None) -> Run:
     leader, follower = (max(1, n // _SHARE) for n in digits.samples)
     passes = _PASSES[digits.size]
     steps = passes * (digits.samples[1] // follower)
-    soba = bl.SOBA(sgd, batch_size=(leader, follower), max_steps=steps, decay=steps, polish=_as_it_is)
+    soba = bl.SOBA(
+        sgd, batch_size=(leader, follower), max_steps=steps, decay=steps, polish=_as_it_is
+    )
     if name == LOOSE:
         follow, adjoint = Newton(atol=1e-3), adjoints.Implicit(rtol=1e-2)
         return descent(

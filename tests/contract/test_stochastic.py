@@ -244,7 +244,7 @@ def test_projection_holds_after_every_step():
         ({"batch_size": 2.5}, "batch_size"),
         ({"batch_size": (4, 4, 4)}, "batch_size"),
         ({"batch_size": (4, -1)}, "batch_size"),
-        ({"steps": 0}, "steps"),
+        ({"max_steps": 0}, "max_steps"),
         ({"decay": 0.0}, "decay"),
         ({"step_size": -1.0}, "step_size"),
         ({"step_size": math.nan}, "step_size"),
