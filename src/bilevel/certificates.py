@@ -92,7 +92,7 @@ def certify(form: StandardForm, w: Array, tolerances: Tolerances) -> Certificate
     followers = _check_followers(form, w, tolerances)
     violations = _violations(form, w)
     answers = [check.answer for check in followers]
-    prices = multiplier_violation(form, w)
+    multipliers = multiplier_violation(form, w)
     ends = extremes(form, w)
     notes = [note for f in followers for note in f.notes] + list(ends.notes)
     gaps = {form.followers[k].name: f.gap for k, f in enumerate(followers)}
@@ -100,7 +100,7 @@ def certify(form: StandardForm, w: Array, tolerances: Tolerances) -> Certificate
     follower_violation = max(f.violation for f in followers)
     leader_value = form.objective.sign * form.objective.evaluate(w)
     accepted = (
-        max(*violations[:2], follower_violation, prices) <= tolerances.violation
+        max(*violations[:2], follower_violation, multipliers) <= tolerances.violation
         and violations[2] <= tolerances.integrality
         and gap <= tolerances.gap
     )
@@ -124,7 +124,7 @@ def certify(form: StandardForm, w: Array, tolerances: Tolerances) -> Certificate
         pessimistic_value=ends.pessimistic,
         unique_answer=ends.unique,
         unique_multipliers=multipliers_are_unique(form, w, answers),
-        multiplier_violation=prices,
+        multiplier_violation=multipliers,
         route=", ".join(dict.fromkeys(f.answer.route for f in followers)),
         tolerances=tolerances,
         notes=tuple(dict.fromkeys(notes)),

@@ -1,4 +1,4 @@
-"""Whether prices are optimal multipliers of the followers, and whether there is a choice."""
+"""Whether dual variables are optimal multipliers of followers, and whether there is a choice."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _ACTIVE = 1e-6
 
 
 def multiplier_violation(form: StandardForm, w: Array) -> float:
-    """Return how far the prices the leader uses are from being optimal multipliers.
+    """Return how far the dual variables the leader uses are from being optimal multipliers.
 
-    For each follower the smallest ``t`` is found such that multipliers with these prices exist with
+    For each follower the smallest ``t`` is found such that multipliers with these values exist with
     ``|grad f + A'lam| <= t`` and ``lam_i s_i <= t`` row by row.
     """
     worst = 0.0
-    for k in sorted({price.follower for price in form.prices}):
+    for k in sorted({dual.follower for dual in form.dual_variables}):
         program = follower_program(form, k, w)
         y = w[form.followers[k].columns]
         gradient = program.objective.P @ y + program.objective.c
@@ -38,11 +38,11 @@ def multiplier_violation(form: StandardForm, w: Array) -> float:
         n = len(y)
         lower = np.where(program.rows.equality, -np.inf, 0.0)
         upper = np.full(m, np.inf)
-        for price in form.prices:
-            if price.follower == k:
-                value = w[price.column]
-                worst = max(worst, -min(value, 0.0) if lower[price.row] == 0 else 0.0)
-                lower[price.row] = upper[price.row] = max(value, lower[price.row])
+        for dual in form.dual_variables:
+            if dual.follower == k:
+                value = w[dual.column]
+                worst = max(worst, -min(value, 0.0) if lower[dual.row] == 0 else 0.0)
+                lower[dual.row] = upper[dual.row] = max(value, lower[dual.row])
         slack = np.where(program.rows.equality, 0.0, slack)
         transposed = sp.csr_array(A.T)
         ones = sp.csr_array(np.ones((n, 1)))

@@ -46,7 +46,7 @@ def complete_point(
             _check_value(leaf, values[i])
             leaf.write(values[i], w)
             known[leaf.columns] = True
-    derived = {price.column for price in form.prices} | {column for column, _ in form.values}
+    derived = {dual.column for dual in form.dual_variables} | {column for column, _ in form.values}
     for leaf in leaves.values():
         is_leader = form.columns.owner[leaf.first] == LEADER
         if is_leader and leaf.first not in derived and not known[leaf.first]:
@@ -57,11 +57,11 @@ def complete_point(
     for column, k in form.values:
         if not known[column]:
             w[column] = form.followers[k].objective.sign * form.followers[k].objective.evaluate(w)
-    for price in form.prices:
-        if not known[price.column]:
-            one = answer(form, price.follower, w)
+    for dual in form.dual_variables:
+        if not known[dual.column]:
+            one = answer(form, dual.follower, w)
             if one.multipliers is not None:
-                w[price.column] = one.multipliers[price.row]
+                w[dual.column] = one.multipliers[dual.row]
     return _fill_auxiliary(form, w, LEADER, form.objective, form.rows, form.cones)
 
 

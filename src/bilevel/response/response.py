@@ -100,7 +100,7 @@ class Response:
             cones = tuple(cone.project(columns, self.w) for cone in form.cones)
         lower = form.columns.lower[columns]
         upper = form.columns.upper[columns]
-        for k in sorted({price.follower for price in form.prices}):
+        for k in sorted({dual.follower for dual in form.dual_variables}):
             rows, low, high = self._multipliers(k, columns, len(lower))
             parts = [part.pad(rows.A.shape[1]) for part in parts] + [rows]
             lower = np.append(lower, low)
@@ -122,7 +122,7 @@ class Response:
         return raw, w
 
     def _multipliers(self, k: int, columns: Array, first: int) -> tuple[Rows, Array, Array]:
-        """Return the optimal multipliers of follower ``k`` as new columns, tied to its prices.
+        """Return the optimal multipliers of follower ``k`` as columns tied to the leader's.
 
         For an LP or convex QP they are the same set at every best answer.
         """
@@ -139,10 +139,10 @@ class Response:
         blocks = [sp.hstack([sp.csr_array((transposed.shape[0], first)), transposed])]
         rhs = [-gradient]
         place = {int(column): i for i, column in enumerate(columns)}
-        for price in form.prices:
-            if price.follower == k and price.column in place:
+        for dual in form.dual_variables:
+            if dual.follower == k and dual.column in place:
                 tie = sp.csr_array(
-                    ([1.0, -1.0], ([0, 0], [place[price.column], first + price.row])), shape=(1, n)
+                    ([1.0, -1.0], ([0, 0], [place[dual.column], first + dual.row])), shape=(1, n)
                 )
                 blocks.append(tie)
                 rhs.append(np.zeros(1))

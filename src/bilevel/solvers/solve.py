@@ -130,7 +130,7 @@ def solve(
     began = time.perf_counter()
     form = problem.compile(parameters)
     if isinstance(start, Solution):
-        request = replace(request, rest=start.stats.rest)
+        request = replace(request, resume=start.stats.resume)
         start = _point(start, problem)
     if start:
         request = replace(
@@ -234,7 +234,7 @@ def _solution(
         nodes=outcome.nodes,
         note=note,
         trace=outcome.trace,
-        rest=outcome.rest,
+        resume=outcome.resume,
     )
     return Solution(
         status=status,
