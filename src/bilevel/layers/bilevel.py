@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bilevel.adjoints import KKT
+from bilevel.adjoints import KKT, AbstractBilevelAdjoint
+from bilevel.adjoints.adjoint import demand_adjoint
 from bilevel.adjoints.function import apply, compiler_disabled
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.layers.answer import Answer, Report
@@ -48,7 +49,8 @@ class BilevelLayer(torch.nn.Module):
         Any solver of the library, such as ``bl.Branching()``; ``None`` chooses by structure, and
         in games with cones lets everybody answer in turn until nobody moves.
     adjoint
-        ``bilevel.adjoints.KKT(...)``: its ``degenerate`` may be ``"lstsq"`` or ``"raise"``.
+        ``bilevel.adjoints.KKT(...)``, whose ``degenerate`` may be ``"lstsq"`` or ``"raise"``, or an
+        ``AbstractBilevelAdjoint`` of your own.
     equilibrium
         ``"stackelberg"``: the leader knows that the followers answer. ``"nash"``: it takes their
         answer as given, as they take its decision.
@@ -108,7 +110,7 @@ class BilevelLayer(torch.nn.Module):
         variables: Sequence[Any],
         solver: AbstractSolver | None = None,
         *,
-        adjoint: KKT | None = None,
+        adjoint: AbstractBilevelAdjoint | None = None,
         equilibrium: str = "stackelberg",
         on_failure: str = "raise",
         time_limit: float | None = None,
@@ -131,17 +133,15 @@ class BilevelLayer(torch.nn.Module):
                 f"solver must be an object such as bl.Branching() or bl.Auto(), not {solver!r}."
             )
         adjoint = KKT() if adjoint is None else adjoint
-        if not isinstance(adjoint, KKT):
-            raise ProblemError(f"A BilevelLayer takes adjoints.KKT, not {adjoint!r}.")
-        if adjoint.degenerate not in ("lstsq", "raise"):
-            raise ProblemError("A BilevelLayer takes adjoints.KKT with 'lstsq' or 'raise' only.")
+        demand_adjoint(adjoint, "prepare_bilevel", "A BilevelLayer", "adjoints.KKT()")
         chosen = as_nash(problem) if equilibrium == "nash" else problem
         needed = {p.id: p for p in chosen.parameters}
         self._model = Model(chosen, choose(parameters, needed, "the problem"))
         self._outputs = tuple(self._model.output(variable) for variable in variables)
+        prepared = adjoint.prepare_bilevel(self._model.conditions)
         if equilibrium == "nash" and solver is None and self._model.has_cones:
             solver = BestResponses()
-        self._ways = Ways(solver, time_limit, on_failure, adjoint.degenerate)
+        self._ways = Ways(solver, time_limit, on_failure, prepared)
         self._last: list[Array | None] = []
 
     @property

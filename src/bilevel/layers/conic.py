@@ -7,7 +7,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from bilevel.adjoints.convex.cone import jacobian, residual
+from bilevel.adjoints.convex.cone import ConicResponses, jacobian, residual
 from bilevel.adjoints.convex.projections import derivative, project
 from bilevel.errors import BatchFailed
 from bilevel.layers.answer import ACCEPTED, NOT_FINITE, Record, verdict
@@ -43,9 +43,13 @@ class ConicSolver:
         self.record: Record | None = None
         self.active = None
 
-    def __call__(self, P: Array, q: Array, A: Array, b: Array) -> tuple[Array, Array, Array]:
-        """Return answers, ``v = z - s``, and where they are usable."""
-        count = len(P)
+    def __call__(
+        self, H: Array, q: Array, A: Array, b: Array, tolerance: float = 1e-8
+    ) -> ConicResponses:
+        """Solve a batch; see ``bilevel.adjoints.adjoint.Solve``. The tolerance is not needed."""
+        del tolerance
+        count = len(H)
+        P = H + H.swapaxes(1, 2)
         y = np.zeros_like(q)
         v = np.zeros_like(b)
         status = [Status.FAILED] * count
@@ -59,8 +63,11 @@ class ConicSolver:
         if not usable.all():
             if self._options.on_failure == "raise":
                 raise BatchFailed(self._program.who, tuple(status), notes)
-            y[~usable] = v[~usable] = self._options.fill
-        return y, v, usable
+        z = project(torch.from_numpy(v), self._program).numpy()
+        if not usable.all():
+            for part in (y, z, v):
+                part[~usable] = self._options.fill
+        return ConicResponses(y, z, v, usable)
 
     def _one(
         self, P: Array, q: Array, A: Array, b: Array

@@ -51,7 +51,7 @@ class QuadraticSolver:
         self.active: Array | None = None
 
     def __call__(
-        self, H: Array, q: Array, A: Array, b: Array, tolerance: float
+        self, H: Array, q: Array, A: Array, b: Array, tolerance: float = 1e-8
     ) -> QuadraticResponses:
         """Solve a batch; every answer is judged, and polished or refused if it is not exact."""
         half = saddle.half(H, q, A)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bilevel.adjoints.adjoint import GradientKind
+from bilevel.adjoints.adjoint import GradientKind, demand_adjoint
+from bilevel.adjoints.smooth.adjoint import LeaderAdjoint, SmoothDerivative
 from bilevel.adjoints.smooth.implicit import Implicit
-from bilevel.adjoints.smooth.root import Root
 from bilevel.adjoints.smooth.stationarity import Stationarity
 from bilevel.errors import BatchFailed, ProblemError
 from bilevel.layers.answer import Answer, Report
@@ -58,7 +58,8 @@ class SmoothBilevelLayer(nn.Module):
         a function ``(x, y, *z) -> (x, y)`` of one's own for one instance. What the others find is
         brought to rounding error by Newton's method on the optimality conditions.
     adjoint
-        ``adjoints.Implicit()``.
+        ``adjoints.Implicit()``, or one of your own with a method ``leader``
+        (``adjoints.LeaderAdjoint``).
     inequalities
         ``"kkt"`` differentiates the active rows, ``"barrier"`` the answer of a log barrier.
     t
@@ -114,7 +115,7 @@ class SmoothBilevelLayer(nn.Module):
         g: Callable[..., Tensor] | None = None,
         start: tuple[Any, Any],
         solver: AbstractSmoothSolver | UserSolver | None = None,
-        adjoint: Implicit | None = None,
+        adjoint: LeaderAdjoint | None = None,
         inequalities: str = "kkt",
         t: float = 1e6,
         in_dims: int | Sequence[int | None] | None = 0,
@@ -135,8 +136,7 @@ class SmoothBilevelLayer(nn.Module):
         if on_failure not in ON_FAILURE:
             raise ProblemError(f"on_failure must be one of {ON_FAILURE}, not {on_failure!r}.")
         adjoint = Implicit() if adjoint is None else adjoint
-        if not isinstance(adjoint, Implicit):
-            raise ProblemError(f"A SmoothBilevelLayer takes adjoints.Implicit, not {adjoint!r}.")
+        demand_adjoint(adjoint, "leader", "A SmoothBilevelLayer", "adjoints.Implicit()")
         if solver is not None and not callable(solver) and not hasattr(solver, "run"):
             raise ProblemError(f"solver must be a solver of smooth problems, not {solver!r}.")
         self._task = Task(
@@ -274,7 +274,7 @@ class SmoothBilevelLayer(nn.Module):
 
     def _differentiate(
         self, found: KKTPoint, usable: Tensor, instances: Instances, z: tuple[Any, ...]
-    ) -> tuple[Tensor, Root | None]:
+    ) -> tuple[Tensor, SmoothDerivative | None]:
         """Return the answers with their derivatives; a fill where there is none."""
         if not bool(usable.any()):
             return torch.full_like(found.u, self._fill), None

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bilevel.adjoints.adjoint import demand_adjoint
+from bilevel.adjoints.smooth.adjoint import AbstractSmoothAdjoint
 from bilevel.adjoints.smooth.implicit import Implicit
-from bilevel.adjoints.smooth.unrolled import Unrolled
 from bilevel.errors import ProblemError
 from bilevel.problem.trees import detached, flatten, mapped, unflatten
 from bilevel.program import Progress
@@ -43,7 +44,8 @@ class HypergradientDescent(AbstractSmoothSolver):
     follower
         ``Newton()``, or a function ``(x, y, *z) -> y`` of one's own that starts from ``y``.
     adjoint
-        How ``F(x, y(x))`` is differentiated: ``Implicit()`` or ``Unrolled(steps)``.
+        How ``F(x, y(x))`` is differentiated: ``Implicit()``, ``Unrolled(steps)``, or an
+        ``adjoints.AbstractSmoothAdjoint`` of your own.
     steps
         Most steps.
     atol
@@ -74,7 +76,7 @@ class HypergradientDescent(AbstractSmoothSolver):
 
     optimizer: Callable[[list[Tensor]], torch.optim.Optimizer] = field(default=_ADAM, repr=False)
     follower: Newton | Callable[..., Any] = field(default_factory=Newton)
-    adjoint: Implicit | Unrolled = field(default_factory=Implicit)
+    adjoint: AbstractSmoothAdjoint = field(default_factory=Implicit)
     steps: int = 1000
     atol: float = 1e-6
     project: Callable[[Any], Any] | None = field(default=None, repr=False)
@@ -83,6 +85,9 @@ class HypergradientDescent(AbstractSmoothSolver):
         if self.steps < 1 or not self.atol >= 0:
             raise ProblemError("HypergradientDescent needs steps >= 1 and atol >= 0.")
         check_optimizer(self.optimizer)
+        demand_adjoint(
+            self.adjoint, "differentiate", "HypergradientDescent", "Implicit() or Unrolled(steps)"
+        )
         if not callable(self.follower):
             raise ProblemError(f"follower must be a function, not {self.follower!r}.")
 
@@ -188,9 +193,11 @@ class _Walk:
         tally = replace(self._tally)  # what judges the point is not counted
         adjoint = self._solver.adjoint
         note = self._note
-        if isinstance(adjoint, Unrolled) and self._good is not None:
-            at = unflatten(self._spec, kept)
+        at = unflatten(self._spec, kept)
+        share = None
+        if self._good is not None:
             share = adjoint.truncation(self._task.problem, at, y, *self._task.z)
+        if share is not None:
             note = f"{note} Unrolling leaves out {share:.1e} of the derivative.".strip()
             # What is claimed is claimed of the answer's derivative, not of that of some steps.
             tree = mapped(leaf, at)
