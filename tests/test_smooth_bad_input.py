@@ -57,7 +57,10 @@ PROBLEM = bl.SmoothProblem(leader, follower)
         (lambda: adjoints.Unrolled(0), "steps >= 1"),
         (lambda: SmoothBilevelLayer(leader, start=(ZERO, ZERO)), "needs F and f"),
         (lambda: SmoothBilevelLayer(PROBLEM, follower, start=(ZERO, ZERO)), "itself"),
-        (lambda: SmoothBilevelLayer(PROBLEM, start=(ZERO, ZERO), t=-1), "must be positive"),
+        (
+            lambda: SmoothBilevelLayer(PROBLEM, start=(ZERO, ZERO), barrier_parameter=-1),
+            "barrier_parameter must be positive",
+        ),
         (
             lambda: SmoothBilevelLayer(PROBLEM, start=(ZERO, ZERO), inequalities="penalty"),
             "inequalities must be one of",
@@ -68,7 +71,7 @@ PROBLEM = bl.SmoothProblem(leader, follower)
         ),
         (
             lambda: SmoothBilevelLayer(PROBLEM, start=(ZERO, ZERO), adjoint=adjoints.Unrolled()),
-            "takes adjoints.Implicit",
+            "SmoothBilevelLayer cannot use Unrolled as its adjoint: it has no method leader",
         ),
         (
             lambda: SmoothBilevelLayer(PROBLEM, start=(ZERO, ZERO), in_dims=1)(torch.ones(2)),

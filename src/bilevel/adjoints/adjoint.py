@@ -165,30 +165,21 @@ class Form(Enum):
 
 
 class Responses(Protocol):
-    """What every layer solver returns; each adds what its own form knows besides.
-
-    Attributes
-    ----------
-    y, z
-        Answers and multipliers, shapes ``(B, n)`` and ``(B, m)``; where there is no answer, what
-        the layer returns instead of one (NaN or zero).
-    usable
-        Where there is an answer, shape ``(B,)``, boolean.
-    """
+    """What every layer solver returns; each adds what its own form knows besides."""
 
     @property
     def y(self) -> Array:
-        """Answers."""
+        """Answers, shape ``(B, n)``; NaN or zero, as the layer says, where there is none."""
         ...
 
     @property
     def z(self) -> Array:
-        """Multipliers."""
+        """Multipliers, shape ``(B, m)``, positive for rows that hold; NaN or zero as ``y``."""
         ...
 
     @property
     def usable(self) -> Array:
-        """Where there is an answer."""
+        """Where there is an answer, shape ``(B,)``, boolean."""
         ...
 
 
@@ -224,13 +215,12 @@ class ResponseRule(Rule, Protocol):
 
     ``forward`` may return more than ``y`` and ``z``, for ``backward`` to use.
 
-    Attributes
-    ----------
-    diagnosis
-        Set by ``forward``: what is known about each instance's derivative.
     """
 
-    diagnosis: Diagnosis | None
+    @property
+    def diagnosis(self) -> Diagnosis | None:
+        """What is known about each instance's derivative, once ``forward`` was called."""
+        ...
 
     def probe(self) -> Tensor:
         """Return the relative residual of the system of gradients for ones, shape ``(B,)``.
@@ -311,7 +301,7 @@ def demand_adjoint(adjoint: Any, method: str, layer: str, known: str) -> None:
         )
     if not callable(getattr(adjoint, method, None)):
         raise ProblemError(
-            f"{layer} cannot differentiate by a {type(adjoint).__name__}: it has no method "
+            f"{layer} cannot use {type(adjoint).__name__} as its adjoint: it has no method "
             f"{method}(...). Use {known}, or derive a class of your own as the architecture page "
             f"describes under 'An adjoint'."
         )

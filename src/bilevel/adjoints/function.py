@@ -15,10 +15,25 @@ from bilevel.errors import UnsupportedDerivative
 class Rule(Protocol):
     """What is asked of a map that is to be differentiated; see ``AbstractRule``."""
 
-    order: int | None
-    what: str
-    differentiable: int | None
-    foldable: bool
+    @property
+    def order(self) -> int | None:
+        """How often the map may be differentiated; ``None``: as often as one likes."""
+        ...
+
+    @property
+    def what(self) -> str:
+        """How messages call it."""
+        ...
+
+    @property
+    def differentiable(self) -> int | None:
+        """How many of the outputs, the first ones, have a derivative; ``None``: all."""
+        ...
+
+    @property
+    def foldable(self) -> bool:
+        """Whether a mapped axis may become part of the batch."""
+        ...
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs."""

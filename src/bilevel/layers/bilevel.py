@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import cvxpy as cp
 import numpy as np
@@ -14,18 +14,18 @@ from bilevel.adjoints import KKT, AbstractBilevelAdjoint
 from bilevel.adjoints.adjoint import demand_adjoint
 from bilevel.adjoints.function import apply, compiler_disabled
 from bilevel.errors import ProblemError, UnsupportedProblem
-from bilevel.layers.answer import Answer, Report
 from bilevel.layers.bilevel_model import Model, as_nash
 from bilevel.layers.bilevel_rule import Equilibrium, Ways
 from bilevel.layers.inputs import choose, gather
-from bilevel.layers.options import ON_FAILURE
+from bilevel.layers.options import OnFailure, check_word
+from bilevel.layers.result import Report, Result
 from bilevel.problem.functions import Array
 from bilevel.problem.problem import Problem
 from bilevel.solvers.best_responses import BestResponses
 from bilevel.solvers.solver import AbstractSolver
 from bilevel.structure import Stance
 
-_EQUILIBRIA = ("stackelberg", "nash")
+EquilibriumName = Literal["stackelberg", "nash"]
 
 
 class BilevelLayer(torch.nn.Module):
@@ -111,17 +111,15 @@ class BilevelLayer(torch.nn.Module):
         solver: AbstractSolver | None = None,
         *,
         adjoint: AbstractBilevelAdjoint | None = None,
-        equilibrium: str = "stackelberg",
-        on_failure: str = "raise",
+        equilibrium: EquilibriumName = "stackelberg",
+        on_failure: OnFailure = "raise",
         time_limit: float | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(problem, Problem):
             raise ProblemError(f"A BilevelLayer needs a bilevel.Problem, not {problem!r}.")
-        if equilibrium not in _EQUILIBRIA:
-            raise ProblemError(f"equilibrium must be one of {_EQUILIBRIA}, not {equilibrium!r}.")
-        if on_failure not in ON_FAILURE:
-            raise ProblemError(f"on_failure must be one of {ON_FAILURE}, not {on_failure!r}.")
+        check_word("equilibrium", equilibrium, EquilibriumName)
+        check_word("on_failure", on_failure, OnFailure)
         if problem.stance is Stance.PESSIMISTIC:
             raise UnsupportedProblem(
                 "The derivative of a pessimistic answer is not known here; where the follower's "
@@ -177,7 +175,7 @@ class BilevelLayer(torch.nn.Module):
         """
         return compiler_disabled(self._run, tensors, warm_start)[0]
 
-    def solve(self, *tensors: Tensor, warm_start: bool = False) -> Answer:
+    def solve(self, *tensors: Tensor, warm_start: bool = False) -> Result:
         """Return the answers to a batch with a status and a report for every instance.
 
         Examples
@@ -202,7 +200,7 @@ class BilevelLayer(torch.nn.Module):
             record.notes,
             rule.probe,
         )
-        return Answer(values, record.status, report)
+        return Result(values, record.status, report)
 
     def _run(
         self, tensors: Sequence[Any], warm_start: bool

@@ -13,8 +13,9 @@ from bilevel.adjoints import GradientKind
 from bilevel.adjoints.bilevel.adjoint import BilevelDerivative, BilevelPrepared
 from bilevel.adjoints.function import AbstractRule
 from bilevel.errors import BatchFailed, BilevelError, UnsupportedDerivative
-from bilevel.layers.answer import Record
 from bilevel.layers.bilevel_model import Model
+from bilevel.layers.options import OnFailure
+from bilevel.layers.result import Record
 from bilevel.problem.functions import Array
 from bilevel.response.answer import answer
 from bilevel.solvers.solve import certified
@@ -45,7 +46,7 @@ class Ways:
 
     solver: AbstractSolver | None
     time_limit: float | None
-    on_failure: str
+    on_failure: OnFailure
     prepared: BilevelPrepared
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from bilevel.adjoints.convex.cone import ConicResponses, jacobian, residual
 from bilevel.adjoints.convex.projections import derivative, project
 from bilevel.errors import BatchFailed
-from bilevel.layers.answer import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.layers.options import Options
+from bilevel.layers.result import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.problem.cones import Cone
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.parametric import ParametricProgram
@@ -41,7 +41,7 @@ class ConicSolver:
         self._program = program
         self._options = options
         self.record: Record | None = None
-        self.active = None
+        self.active: Array | None = None
 
     def __call__(
         self, H: Array, q: Array, A: Array, b: Array, tolerance: float = 1e-8
@@ -60,9 +60,8 @@ class ConicSolver:
         notes = {i: note for i, note in notes.items() if note}
         self.record = Record(tuple(status), residuals, notes)
         usable = np.array([one is Status.OPTIMAL for one in status])
-        if not usable.all():
-            if self._options.on_failure == "raise":
-                raise BatchFailed(self._program.who, tuple(status), notes)
+        if self._options.on_failure == "raise" and not usable.all():
+            raise BatchFailed(self._program.who, tuple(status), notes)
         z = project(torch.from_numpy(v), self._program).numpy()
         if not usable.all():
             for part in (y, z, v):

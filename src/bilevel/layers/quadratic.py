@@ -10,8 +10,8 @@ from bilevel.adjoints.convex import kernels, saddle
 from bilevel.adjoints.convex.kkt import QuadraticResponses
 from bilevel.backends.daqp_batch import solve_distances
 from bilevel.errors import BatchFailed
-from bilevel.layers.answer import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.layers.options import Options
+from bilevel.layers.result import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.parametric import ParametricProgram
 from bilevel.program import Limits, RawAnswer

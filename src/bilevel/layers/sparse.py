@@ -7,8 +7,8 @@ import scipy.sparse as sp
 
 from bilevel.adjoints.convex.sparse import SparseFactor, SparseResponses
 from bilevel.errors import BatchFailed
-from bilevel.layers.answer import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.layers.options import Options
+from bilevel.layers.result import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.problem.affine import AffineMatrix
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.parametric import ParametricProgram

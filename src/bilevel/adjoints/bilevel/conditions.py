@@ -59,7 +59,8 @@ class ActivePattern:
 def touched_rows(followers: Sequence[LevelFunctions], columns: Columns) -> list[Array]:
     """Return for each follower which of its rows contain its own columns, booleans."""
     n = len(columns)
-    return [f.structure(n)[:, columns.owner == k].any(-1) for k, f in enumerate(followers)]
+    own = [np.flatnonzero(columns.owner == k) for k in range(len(followers))]
+    return [f.structure(n)[:, mine].any(-1) for f, mine in zip(followers, own, strict=True)]
 
 
 class Conditions:

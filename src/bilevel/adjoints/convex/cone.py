@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bilevel.adjoints.adjoint import AbstractAdjoint, Diagnosis, Form, Prepared, Solve
 from bilevel.adjoints.convex.degeneracy import is_free
-from bilevel.adjoints.convex.projections import derivative, distance_to_kink, orders, project
+from bilevel.adjoints.convex.projections import derivative, distance_to_kink, orders
 from bilevel.adjoints.convex.saddle import outer
 from bilevel.adjoints.function import AbstractRule, apply
 from bilevel.errors import ProblemError
@@ -132,7 +132,7 @@ class ConeRule(AbstractRule):
         """See the abstract method."""
         H, q, A, b = (one.detach().cpu() for one in inputs)
         adjoint = self._adjoint
-        found = self._solve(*(one.numpy() for one in (H, q, A, b)), adjoint.tolerance)
+        found = self._solve(*(one.numpy() for one in (H, q, A, b)), tolerance=adjoint.tolerance)
         usable = found.usable
         clean = torch.from_numpy(np.nan_to_num(found.v))
         D = derivative(clean, self._program)

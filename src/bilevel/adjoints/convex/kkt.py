@@ -194,7 +194,7 @@ class KKTRule(AbstractRule):
         data = tuple(map(saddle.array, inputs))
         adjoint = self._adjoint
         equalities = self._program.equalities
-        found = self._solve(*data, adjoint.tolerance)
+        found = self._solve(*data, tolerance=adjoint.tolerance)
         active = found.active
         weak = found.weak
         smooth = None

@@ -145,7 +145,7 @@ class SparseKKTRule(AbstractRule):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """See the abstract method."""
         data = (one.numpy(force=True) for one in inputs)
-        found: SparseResponses = self._solve(*data, self._adjoint.tolerance)
+        found: SparseResponses = self._solve(*data, tolerance=self._adjoint.tolerance)
         counted = found.active
         if self._adjoint.degenerate == "active":
             counted = counted | found.weak

@@ -134,7 +134,7 @@ class Implicit(AbstractSmoothAdjoint):
     def leader(
         self, st: Stationarity, u: Tensor, z: Sequence[Any], start: Tensor | None = None
     ) -> Root:
-        """Return the root that is the answer ``u`` of a whole problem to ``z``; see ``LeaderAdjoint``."""
+        """Return the root that is a whole problem's answer ``u``; see ``LeaderAdjoint``."""
         leaves, spec = flatten(tuple(z))
 
         def make(own: Sequence[Tensor]) -> Scalar:

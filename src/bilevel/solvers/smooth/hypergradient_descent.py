@@ -86,7 +86,10 @@ class HypergradientDescent(AbstractSmoothSolver):
             raise ProblemError("HypergradientDescent needs steps >= 1 and atol >= 0.")
         check_optimizer(self.optimizer)
         demand_adjoint(
-            self.adjoint, "differentiate", "HypergradientDescent", "Implicit() or Unrolled(steps)"
+            self.adjoint,
+            "differentiate",
+            "HypergradientDescent",
+            "adjoints.Implicit() or Unrolled(steps)",
         )
         if not callable(self.follower):
             raise ProblemError(f"follower must be a function, not {self.follower!r}.")
