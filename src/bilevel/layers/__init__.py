@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from bilevel import needs_torch  # noqa: F401  first, so that it says what to install
 from bilevel.deprecation import renamed_attribute
 from bilevel.errors import BatchFailed
 from bilevel.layers.bilevel import BilevelLayer

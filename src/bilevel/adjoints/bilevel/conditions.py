@@ -60,7 +60,10 @@ def touched_rows(followers: Sequence[LevelFunctions], columns: Columns) -> list[
     """Return for each follower which of its rows contain its own columns, booleans."""
     n = len(columns)
     own = [np.flatnonzero(columns.owner == k) for k in range(len(followers))]
-    return [f.structure(n)[:, mine].any(-1) for f, mine in zip(followers, own, strict=True)]
+    found: list[Array] = []
+    for follower, mine in zip(followers, own, strict=True):
+        found.append(np.asarray(follower.structure(n)[:, mine].any(axis=-1)))
+    return found
 
 
 class Conditions:
