@@ -240,7 +240,7 @@ def test_a_smooth_adjoint_from_outside_finds_the_hypergradient_that_implicit_fin
         x = START[0].clone().requires_grad_()
         leader(x, adjoint.attach(problem, x, y)).backward()
         slopes.append(x.grad)
-        solver = bl.HypergradientDescent(adjoint=adjoint, steps=5)
+        solver = bl.HypergradientDescent(adjoint=adjoint, max_steps=5)
         found = bl.solve(problem, solver, start=START, throw=False)
         slopes.append(found.x)
     torch.testing.assert_close(slopes[0], slopes[2], rtol=1e-10, atol=1e-12)

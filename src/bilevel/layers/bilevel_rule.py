@@ -18,7 +18,7 @@ from bilevel.layers.options import OnFailure
 from bilevel.layers.result import Record
 from bilevel.problem.functions import Array
 from bilevel.response.answer import answer
-from bilevel.solvers.solve import certified
+from bilevel.solvers.compiled import certified
 from bilevel.solvers.solver import AbstractSolver, Request
 from bilevel.status import Status
 

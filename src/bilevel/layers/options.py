@@ -10,8 +10,6 @@ from typing import Any, Literal, get_args
 from bilevel.backends import registry
 from bilevel.errors import BilevelWarning, ProblemError
 
-#: Backends whose answers come with multipliers.
-WITH_MULTIPLIERS = ("clarabel", "daqp", "highs", "moreau", "proxsuite")
 OnFailure = Literal["raise", "nan", "zero"]
 # What cvxpylayers passes on to SCS, diffcp or Moreau: accuracy, threads, effort.
 _FOREIGN = frozenset(
@@ -70,11 +68,10 @@ class Options:
         check_word("on_failure", self.on_failure, OnFailure)
         if self.backend is not None:
             name = str(self.backend).lower()
-            registry.get(name)
-            if name not in WITH_MULTIPLIERS:
+            if not registry.get(name).gives_multipliers:
                 raise ProblemError(
                     f"Backend {name!r} does not return multipliers of convex programs, which the "
-                    f"derivative needs; use one of {list(WITH_MULTIPLIERS)}."
+                    f"derivative needs; use one of {list(registry.with_multipliers())}."
                 )
             object.__setattr__(self, "backend", name)
 
@@ -118,6 +115,6 @@ def read_options(options: Options, solver_args: Mapping[str, Any] | None) -> Opt
     if given and backend is None:
         raise ProblemError(
             f"solver_args {sorted(given)} are options of a backend; name it with backend=..., one "
-            f"of {list(WITH_MULTIPLIERS)}."
+            f"of {list(registry.with_multipliers())}."
         )
     return replace(options, backend=backend, vendor={**options.vendor, **given}, verbose=verbose)
