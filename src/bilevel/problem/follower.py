@@ -138,15 +138,15 @@ class Follower:
         if not any(constraint is own for own in self.constraints):
             raise ProblemError(
                 f"The object of type {type(constraint).__name__} is not a constraint of follower "
-                f"{self.name!r}; pass the very one that stands in its list (keep it in a name: "
-                f"capacity = x + y <= 8)."
+                f"{self.name!r}; pass the very object that stands in its list (keep it in a "
+                f"name: capacity = x + y <= 8)."
             )
         number = next(i for i, own in enumerate(self.constraints) if own is constraint)
         if not isinstance(constraint, _LINEAR):
             raise UnsupportedProblem(
                 f"Constraint {number} of follower {self.name!r} is a cone, of type "
-                f"{type(constraint).__name__}; multipliers of cones cannot be used. Write a bound on "
-                f"a norm as norm(y) <= r, whose multiplier is a number."
+                f"{type(constraint).__name__}; multipliers of cones cannot be used. Write a "
+                f"bound on a norm as norm(y) <= r, whose multiplier is a number."
             )
         with self._lock:
             if constraint.id not in self.duals:

@@ -189,15 +189,11 @@ class Problem(AbstractProblem):
         given = dict(parameters or {})
         known = {p.id for p in self.parameters}
         for key in given:
-            if not isinstance(key, cp.Parameter):
+            if not isinstance(key, cp.Parameter) or key.id not in known:
+                what = label(key) if isinstance(key, cp.Parameter) else f"A {type(key).__name__}"
                 raise ProblemError(
-                    f"The keys of parameters are cvxpy.Parameter objects, not "
-                    f"{key if isinstance(key, str) else f'objects of type {type(key).__name__}'}."
-                )
-            if key.id not in known:
-                raise ProblemError(
-                    f"{label(key)} is not a parameter of this problem; its parameters are: "
-                    f"{', '.join(label(p) for p in self.parameters) or 'none'}."
+                    f"{what} is not a parameter of this problem; the keys are its cvxpy.Parameter "
+                    f"objects: {', '.join(label(p) for p in self.parameters) or 'none'}."
                 )
         return self.canonical.at(given, self.stance)
 
