@@ -49,7 +49,7 @@ def solve_smooth(
     x, y = task.flat_start()
     if (x.dtype, x.device) != (y.dtype, y.device):
         raise ProblemError(
-            f"The start's x has dtype {x.dtype} on {x.device}, its y dtype {y.dtype} on {y.device}: "
+            f"The start's x has dtype {x.dtype} on {x.device} and its y {y.dtype} on {y.device}: "
             f"convert one of them, such as by y.to({x.dtype})."
         )
     check_inputs(z, x.dtype)
