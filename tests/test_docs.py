@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bilevel.backends import registry
+
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/**/*.md"))]
@@ -18,9 +20,7 @@ MODULES = sorted(
 
 # The optional package without which a page's or a module's examples cannot run.
 NEEDS = {
-    "bilevel.backends.gurobi": "gurobipy",
-    "bilevel.backends.moreau": "moreau",
-    "bilevel.backends.proxsuite": "proxsuite",
+    **{entry.module: entry.package for entry in registry._ENTRIES.values()},
     "bilevel.applications.strain_design": "cobra",
     "bilevel.plots.figures": "matplotlib",
     "bilevel.plots.fits": "matplotlib",
