@@ -3,8 +3,11 @@
 import ast
 import doctest
 import inspect
+import re
 import subprocess
 import sys
+import tokenize
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,9 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "bilevel"
 FILES = sorted(str(file.relative_to(SOURCE)) for file in SOURCE.rglob("*.py"))
 FOLDERS = ["src", "tests", "docs", "benchmarks", "experiments", "examples"]
+
+# Python 3.12 splits an f-string into tokens; before, it is one string.
+FSTRING_MIDDLE = getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)
 
 PUBLIC = [
     name
@@ -39,25 +45,117 @@ print(*sorted(optional & set(sys.modules)))
 OPTIONAL = ["casadi", "clarabel", "cobra", "daqp", "highspy", "matplotlib", "pyscipopt", "torch"]
 
 
+# What only readers of a private page could look up: "spec T8b", "(E3-6)".
+PRIVATE = re.compile(r"\bE\d-\d|\bspec\s+[A-Z]?\d|\b[Ss]pecification\b")
+
+
+@cache
 def parse(file):
     """Return the syntax tree of a source file."""
     return ast.parse((SOURCE / file).read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_no_assert_guards_the_library(file):
-    asserts = [node.lineno for node in ast.walk(parse(file)) if isinstance(node, ast.Assert)]
-    assert not asserts, f"raise an error of bilevel.errors instead, lines {asserts}"
+@cache
+def prose(file):
+    """Return ``(line, text)`` of every comment and string of a source file."""
+    with (SOURCE / file).open(encoding="utf-8") as lines:
+        return [
+            (token.start[0], token.string)
+            for token in tokenize.generate_tokens(lines.readline)
+            if token.type in (tokenize.COMMENT, tokenize.STRING, FSTRING_MIDDLE)
+        ]
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if Path(file).parts[0] != "cli"])
-def test_only_the_command_line_prints(file):
-    prints = [
-        node.lineno
+def written(pattern):
+    """Return where comments and strings of the library match a pattern."""
+    return [f"{file}:{line}" for file in FILES for line, s in prose(file) if pattern.search(s)]
+
+
+def printing(tree):
+    """Return the lines that print."""
+    names = (node for node in ast.walk(tree) if isinstance(node, ast.Name))
+    return [node.lineno for node in names if node.id in ("print", "Console")]
+
+
+def squeezed(tree):
+    """Return the lines that set three or more names to as many values that stand there."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Tuple):
+            continue
+        values = {ast.dump(value, include_attributes=False) for value in node.value.elts}
+        for target in node.targets:
+            if not isinstance(target, ast.Tuple) or len(target.elts) < 3:
+                continue
+            # A rotation, a, b, c = b, c, d, cannot be written out line by line.
+            stored = {ast.dump(name).replace("Store()", "Load()") for name in target.elts}
+            if not stored & values:
+                found.append(node.lineno)
+    return found
+
+
+def test_no_assert_guards_the_library():
+    found = [
+        f"{file}:{node.lineno}"
+        for file in FILES
         for node in ast.walk(parse(file))
-        if isinstance(node, ast.Name) and node.id in ("print", "Console")
+        if isinstance(node, ast.Assert)
     ]
-    assert not prints, f"return or log it instead, lines {prints}"
+    assert not found, "raise an error of bilevel.errors instead"
+
+
+def test_only_the_command_line_prints():
+    files = [file for file in FILES if Path(file).parts[0] != "cli"]
+    found = [f"{file}:{line}" for file in files for line in printing(parse(file))]
+    assert not found, "return or log it instead"
+
+
+def test_nothing_is_squeezed_into_a_line():
+    found = [f"{file}:{line}" for file in FILES for line in squeezed(parse(file))]
+    assert not found, "write one assignment a line"
+
+
+@pytest.mark.parametrize(
+    ("code", "lines"),
+    [
+        ("a, b, c = 1, 2, 3", [1]),
+        ("x = 1\nself.a, b, c = f(), [], {}", [2]),
+        ("a, b = 1, 2", []),
+        ("a, b, c = f()", []),
+        ("a, b, c = b, c, a + b", []),
+        ("x = 1, 2, 3", []),
+    ],
+)
+def test_what_is_called_squeezed(code, lines):
+    assert squeezed(ast.parse(code)) == lines
+
+
+def test_the_formatter_is_not_told_to_look_away():
+    assert not written(re.compile(r"fmt:\s*(skip|off)")), "let ruff format it"
+
+
+def test_what_is_cited_can_be_found_by_a_stranger():
+    found = written(PRIVATE)
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        lines = page.read_text(encoding="utf-8").splitlines()
+        found += [f"{page.name}:{i}" for i, text in enumerate(lines, 1) if PRIVATE.search(text)]
+    assert not found, "name author, title and equation"
+
+
+@pytest.mark.parametrize(
+    ("text", "private"),
+    [
+        ("unbounded (spec T8b)", True),
+        ("not attained (E3-6)", True),
+        ("as in the project's specification", True),
+        ("spec 1.8", True),
+        ("instance T8b", False),
+        ("1E3-6", False),
+        ("leaves, spec = flatten(tree)", False),
+    ],
+)
+def test_what_is_called_private(text, private):
+    assert bool(PRIVATE.search(text)) is private
 
 
 def test_import_loads_no_optional_package():

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bilevel.backends import Purpose
 from bilevel.certificates import certify
 from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
@@ -94,7 +95,7 @@ def best_on_pattern(
     pattern = _pattern(form, w, multipliers)
     if pattern is None:
         return None
-    raw, _ = solve_continuous(pattern.program, ("highs", "daqp", "clarabel"))
+    raw, _ = solve_continuous(pattern.program, Purpose.ACTIVE_SET)
     return None if raw is None or raw.v is None else pattern.invert(raw.v)
 
 
