@@ -70,7 +70,9 @@ def load(target: str, aux: Path | None = None) -> bl.Problem:
 def _is_format(target: str) -> bool:
     if "." not in target.rpartition(":")[2] or target.endswith(".py"):
         return False  # so that what is no such file does not wait for its readers
-    return target.lower().endswith(tuple(e + gz for e in bl.io.FORMATS for gz in ("", ".gz")))
+    from bilevel import io
+
+    return target.lower().endswith(tuple(e + gz for e in io.FORMATS for gz in ("", ".gz")))
 
 
 def _execute(file: Path) -> ModuleType:
