@@ -1,4 +1,4 @@
-"""`python -m benchmarks list | run | report`."""
+"""`python -m benchmarks list | run | report | compare`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks.case import SIZES, Case, all_cases
+from benchmarks.compare import compare, text
 from benchmarks.environment import pin
-from benchmarks.journal import Journal
+from benchmarks.journal import Journal, read
+from benchmarks.measure import AGREEMENT
 from benchmarks.report import write
-from benchmarks.run import KEY, Job, bury, plan, run, supervise
+from benchmarks.run import KEY, Job, bury, plan, run, select, supervise
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -41,7 +43,12 @@ def run_cases(
     names: Annotated[list[str] | None, typer.Argument(metavar="[CASE]...")] = None,
     size: Annotated[str, typer.Option(help=" or ".join(SIZES))] = "full",
     repeats: Annotated[
-        int | None, typer.Option(min=1, help="Rounds; the case's own if left out.")
+        int | None,
+        typer.Option("--repeats", "--rounds", min=1, help="Rounds; the case's own if left out."),
+    ] = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(help="ours, peers or a method's name; may be given more than once."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="JSON lines; a run appends what is missing.")
@@ -53,7 +60,7 @@ def run_cases(
     worker: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Measure what the output lacks, with a progress bar; stop it when you like."""
-    cases, share = _pick(names), _part(part)
+    cases, share = _pick(names, methods), _part(part)
     if size not in SIZES:
         raise typer.BadParameter(f"size is {' or '.join(SIZES)}")
     file = output or RESULTS / f"{datetime.now(UTC):%Y-%m-%d}-{size}.jsonl"
@@ -66,6 +73,8 @@ def run_cases(
     arguments = [*(case.name for case in cases), "--size", size, "--output", str(file)]
     arguments += ["--threads", str(threads), "--part", part]
     arguments += [] if repeats is None else ["--repeats", str(repeats)]
+    for method in methods or ():
+        arguments += ["--methods", method]
     code = supervise(arguments, file, threads)
     console.print(f"{file}: {len(Journal(file, KEY).records)} records")
     raise typer.Exit(code)
@@ -89,13 +98,39 @@ def report(
     console.print(f"written to {page}")
 
 
-def _pick(names: list[str] | None) -> list[Case]:
+@app.command(name="compare")
+def compare_runs(
+    new: Annotated[Path, typer.Argument(help="JSON lines of the new run.")],
+    old: Annotated[list[Path], typer.Argument(help="JSON lines of the old run.")],
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="Values agree within this, relative to max(1, |value|).")
+    ] = AGREEMENT,
+) -> None:
+    """Compare the claims and times of two runs; the exit code is 1 if a claim changed.
+
+    Claims that changed where a run met its time limit are listed and do not count.
+    """
+    for file in (new, *old):
+        if not file.is_file():
+            raise typer.BadParameter(f"there is no file {file}")
+    found = compare(read(new), [record for file in old for record in read(file)], tolerance)
+    if not found.compared:
+        raise typer.BadParameter("the two runs have no measurement in common")
+    console.print(Markdown(text(found)))
+    raise typer.Exit(int(found.unexplained > 0))
+
+
+def _pick(names: list[str] | None, methods: list[str] | None = None) -> list[Case]:
     cases = all_cases()
     if unknown := sorted(set(names or ()) - set(cases)):
         raise typer.BadParameter(
             f"there is no case {', '.join(unknown)}; known: {', '.join(cases)}"
         )
-    return [cases[name] for name in (names or cases)]
+    picked = [cases[name] for name in (names or cases)]
+    try:
+        return picked if methods is None else select(picked, methods)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _part(text: str) -> tuple[int, int]:

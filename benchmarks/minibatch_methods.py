@@ -17,7 +17,7 @@ from benchmarks.minibatch_data import Digits, Optimizer, Run, watch
 from bilevel import adjoints
 from bilevel.solvers.smooth import Newton, Task
 from bilevel.solvers.smooth.soba_sampling import (
-    Point,
+    Iterate,
     Sampler,
     curvature,
     directions,
@@ -111,8 +111,8 @@ def stocbio(
     x, y = start[0].clone().requires_grad_(), start[1].reshape(-1).clone()
     steps = watched(optimizer)([x])
 
-    def at(v: torch.Tensor) -> Point:
-        return Point(x.detach().reshape(-1), y, v, trees, ())
+    def at(v: torch.Tensor) -> Iterate:
+        return Iterate(x.detach().reshape(-1), y, v, trees, ())
 
     nothing = torch.zeros_like(y)
     size = 1 / curvature(follower, at(nothing), 16)[0]
@@ -134,7 +134,7 @@ def stocbio(
     return "FEASIBLE"
 
 
-def _slope(sampler: Sampler, at: Point) -> torch.Tensor:
+def _slope(sampler: Sampler, at: Iterate) -> torch.Tensor:
     y = at.y.detach().requires_grad_()
     return torch.autograd.grad(at.evaluate(sampler.draw().objective, at.x, y), y)[0]
 

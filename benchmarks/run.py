@@ -74,6 +74,32 @@ def plan(
                         yield Job(case, size, instance, method, number)
 
 
+def select(cases: Sequence[Case], methods: Sequence[str]) -> list[Case]:
+    """Return the cases with some of their methods; a case that has none of them is left out.
+
+    Parameters
+    ----------
+    cases
+        The cases.
+    methods
+        Names of methods; ``"ours"`` stands for all that are not peers, ``"peers"`` for the others.
+    """
+    known = {method.name for case in cases for method in case.methods}
+    if unknown := sorted(set(methods) - known - {"ours", "peers"}):
+        words = ", ".join(["ours", "peers", *sorted(known)])
+        raise ValueError(f"there is no method {', '.join(unknown)}; known: {words}")
+    chosen = []
+    for case in cases:
+        kept = [
+            method
+            for method in case.methods
+            if method.name in methods or ("peers" if method.peer else "ours") in methods
+        ]
+        if kept:
+            chosen.append(replace(case, methods=kept))
+    return chosen
+
+
 def run(
     jobs: Sequence[Job],
     journal: Journal,

@@ -16,6 +16,7 @@ from bilevel.errors import (
     UnsupportedDerivative,
     UnsupportedProblem,
 )
+from bilevel.extras import require, stand_in
 from bilevel.io import read, write
 from bilevel.problem.problem import Follower, Problem
 from bilevel.program import Progress
@@ -50,6 +51,11 @@ from bilevel.structure import Stance, Structure
 from bilevel.verify import verify
 
 if TYPE_CHECKING:
+    from bilevel import adjoints as adjoints
+    from bilevel import applications as applications
+    from bilevel import layers as layers
+    from bilevel import learning as learning
+    from bilevel import plots as plots
     from bilevel.layers.gradcheck import gradcheck
     from bilevel.problem.samples import SampleMean
     from bilevel.problem.smooth import SmoothProblem
@@ -57,9 +63,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-
-# What needs torch is imported when it is asked for.
-_WITH_TORCH = {
+# What is imported when it is asked for: a name and the module that holds it.
+_LATER = {
     "HypergradientDescent": "bilevel.solvers.smooth",
     "ReducedNewton": "bilevel.solvers.smooth",
     "SOBA": "bilevel.solvers.smooth",
@@ -67,12 +72,28 @@ _WITH_TORCH = {
     "SmoothProblem": "bilevel.problem.smooth",
     "gradcheck": "bilevel.layers.gradcheck",
 }
+_ROOMS = frozenset({"adjoints", "applications", "layers", "learning", "plots"})
+_WITH_TORCH = frozenset({*_LATER, "adjoints", "layers", "learning"})
 
 
 def __getattr__(name: str) -> Any:
+    if name not in _LATER and name not in _ROOMS:
+        raise AttributeError(f"module 'bilevel' has no attribute {name!r}")
     if name in _WITH_TORCH:
-        return getattr(import_module(_WITH_TORCH[name]), name)
-    raise AttributeError(f"module 'bilevel' has no attribute {name!r}")
+        try:
+            require("torch", f"bilevel.{name}")
+        except BackendNotFound as error:
+            # No error yet: hasattr, dir and ``from bilevel import *`` ask for every name.
+            return stand_in(name, str(error))
+    if name in _ROOMS:
+        return import_module(f"bilevel.{name}")
+    found = getattr(import_module(_LATER[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER, *_ROOMS})
 
 
 __all__ = [

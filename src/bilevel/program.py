@@ -207,8 +207,8 @@ class Limits:
     improve
         Called with a relaxation's point; returns a feasible point made from it, or ``None``.
         Backends without such a hook do not use it.
-    rest
-        ``RawAnswer.rest`` of an earlier solve, to go on from; ignored for another program.
+    resume
+        ``RawAnswer.resume`` of an earlier solve, to go on from; ignored for another program.
     """
 
     time_limit: float | None = None
@@ -219,7 +219,7 @@ class Limits:
     options: dict[str, Any] = field(default_factory=dict)
     progress: Callable[[Progress], bool | None] | None = None
     improve: Callable[[Array], Array | None] | None = None
-    rest: Any = None
+    resume: Any = None
 
 
 @dataclass(frozen=True)
@@ -245,8 +245,8 @@ class RawAnswer:
     cone_duals
         Multipliers of the cones, each in the dual cone: the Lagrangian is
         ``f + duals'rows - sum cone_duals'(A v - b)``.
-    rest
-        Where a search that met a limit can go on, for backends that can; opaque.
+    resume
+        The state from which a search that met a limit can go on, for backends that can; opaque.
     """
 
     termination: Termination
@@ -257,7 +257,7 @@ class RawAnswer:
     seconds: float
     raw_status: str
     cone_duals: tuple[Array, ...] | None = None
-    rest: Any = None
+    resume: Any = None
 
     def __post_init__(self) -> None:
         # Some vendors call an answer to broken numbers optimal.

@@ -8,13 +8,21 @@ from types import SimpleNamespace
 import benchmarks.run as harness
 import numpy as np
 import pytest
+from benchmarks.__main__ import app
 from benchmarks.case import Case, Instance, Measurement, Method, Target, all_cases
 from benchmarks.environment import ROOT, describe
 from benchmarks.journal import Journal, finite, read
 from benchmarks.measure import stop_if_interrupted
 from benchmarks.report import write
-from benchmarks.run import KEY, bury, plan, run, supervise
+from benchmarks.run import KEY, bury, plan, run, select, supervise
 from benchmarks.statistics import latest, profile, rows
+from typer.testing import CliRunner
+
+
+@pytest.fixture(autouse=True)
+def _no_collection(monkeypatch):
+    """Toys need no collection of garbage before each measurement; it takes a quarter second."""
+    monkeypatch.setattr(harness.gc, "collect", lambda: None)
 
 
 def quick(subject, limit):
@@ -82,6 +90,34 @@ def test_rounds_are_outermost_and_begin_with_another_method():
 def test_parts_share_the_instances():
     jobs = [[j.instance.name for j in plan([toy()], "small", 1, (i, 2))] for i in (1, 2)]
     assert jobs == [["one", "one", "one", "two", "two"], ["spoilt"] * 3]
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        (["ours"], ["quick", "broken"]),
+        (["peers"], ["peer"]),
+        (["peer", "quick"], ["quick", "peer"]),
+        (["ours", "peers"], ["quick", "broken", "peer"]),
+    ],
+)
+def test_methods_can_be_chosen(asked, kept):
+    (case,) = select([toy()], asked)
+    assert [method.name for method in case.methods] == kept
+    assert {job.method.name for job in plan([case], "small", 1)} == set(kept)
+
+
+def test_a_case_without_the_chosen_methods_is_left_out():
+    other = toy(name="other", methods=(Method("slow", quick),))
+    assert [case.name for case in select([toy(), other], ["slow"])] == ["other"]
+    assert not select([other], ["peers"])
+
+
+def test_an_unknown_method_is_named_with_those_there_are():
+    with pytest.raises(
+        ValueError, match=r"no method fast; known: ours, peers, broken, peer, quick"
+    ):
+        select([toy()], ["fast"])
 
 
 def test_a_case_that_cannot_run_here_is_left_out():
@@ -245,23 +281,25 @@ def test_the_report_shows_targets_tables_and_failures(journal, tmp_path):
 def test_the_command_line_runs_a_case(tmp_path):
     output = tmp_path / "compile.jsonl"
     command = [sys.executable, "-m", "benchmarks", "run", "compile", "--size", "small"]
-    command += ["--repeats", "1", "--output", str(output)]
+    command += ["--rounds", "1", "--methods", "ours", "--output", str(output)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     found = read(output)
-    assert len(found) == 5
+    assert len(found) == 3
     assert {r["outcome"] for r in found} == {"solved"}
+    assert not any(r["peer"] for r in found)
 
 
-@pytest.mark.parametrize("part", ["3/2", "half"])
-def test_the_command_line_refuses_a_part_that_is_none(part):
-    command = [sys.executable, "-m", "benchmarks", "run", "compile", "--part", part]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "i/n" in done.stderr
-
-
-def test_the_command_line_names_what_it_does_not_know():
-    command = [sys.executable, "-m", "benchmarks", "run", "nonsense"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "claims" in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["compile", "--part", "3/2"], "i/n"),
+        (["compile", "--part", "half"], "i/n"),
+        (["compile", "--methods", "nonsense"], "ours, peers"),
+        (["compile", "--size", "huge"], "small or full"),
+        (["nonsense"], "claims"),
+    ],
+)
+def test_the_command_line_names_what_it_does_not_know(arguments, said):
+    done = CliRunner().invoke(app, ["run", *arguments])
+    assert done.exit_code == 2
+    assert said in " ".join(done.stderr.replace("│", " ").split())

@@ -14,8 +14,8 @@ from bilevel import BilevelWarning, Status, adjoints
 from bilevel.solvers.smooth import Newton, Task
 from bilevel.solvers.smooth.oracle_calls import Tally
 from bilevel.solvers.smooth.soba_sampling import (
+    Iterate,
     Memory,
-    Point,
     Sampler,
     curvature,
     directions,
@@ -108,7 +108,7 @@ def test_batches_of_both_levels_come_close_and_claim_nothing_more():
 def at(seed=1):
     g = torch.Generator().manual_seed(seed)
     x, y, v = torch.randn(3, 3, generator=g, dtype=torch.float64)
-    return Point(x, y, v, Task(GIVEN.problem, GIVEN.start).trees, ())
+    return Iterate(x, y, v, Task(GIVEN.problem, GIVEN.start).trees, ())
 
 
 def full_directions(here):
@@ -175,7 +175,7 @@ def test_levels_draw_independently_and_every_sample_is_seen_once_a_pass():
 def test_the_first_step_sees_curvature_that_ones_would_miss():
     """``f_yy (1, ..., 1) = 0`` for a loss of differences."""
     f = bl.SampleMean(lambda x, y, A: (y[0] - y[1]) ** 2 * A.mean(), torch.ones(8).double())
-    point = Point(
+    point = Iterate(
         *torch.ones(3, 2).double(),
         Task(bl.SmoothProblem(f, f), tuple(torch.ones(2, 2).double())).trees,
         (),

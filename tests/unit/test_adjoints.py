@@ -11,8 +11,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import bilevel as bl
-from bilevel.adjoints import KKT, Cone, GradientKind, barrier, kernels, saddle
-from bilevel.adjoints.convex.cone import Linear
+from bilevel.adjoints import KKT, Cone, GradientKind
+from bilevel.adjoints.convex import barrier, kernels, saddle
+from bilevel.adjoints.convex.cone import LinearSolveRule
 from bilevel.adjoints.convex.exponential import project as project_exponential
 from bilevel.adjoints.convex.exponential import project_dual
 from bilevel.adjoints.convex.projections import derivative, distance_to_kink, project
@@ -129,7 +130,7 @@ def test_the_linear_solve_of_cone_programs_can_be_differentiated_twice():
     J, g = tensor(rng.standard_normal((2, 4, 4)), grad=True), tensor(rng.random((2, 4)), grad=True)
 
     def solve(J, g):
-        return apply(Linear(), J, g, torch.linalg.inv(J.detach()))[0]
+        return apply(LinearSolveRule(), J, g, torch.linalg.inv(J.detach()))[0]
 
     torch.testing.assert_close(solve(J, g), torch.linalg.solve(J, g), rtol=1e-12, atol=1e-12)
     assert torch.autograd.gradcheck(solve, (J, g), atol=1e-7)

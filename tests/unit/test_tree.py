@@ -122,15 +122,15 @@ def test_probing_at_every_node_settles_nothing_wrongly(seed, curved):
 def test_a_search_in_pieces_finds_what_one_run_finds(seed):
     program = draw(seed, True, integers=2)
     whole = backends.get("tree").solve(program, Limits())
-    rest, count, pieces = None, 0, 0
+    resume, count, pieces = None, 0, 0
     while pieces < 200:
         pieces += 1
-        limits = Limits(progress=lambda moment: True, rest=rest)
+        limits = Limits(progress=lambda moment: True, resume=resume)
         raw = backends.get("tree").solve(program, limits)
-        rest = raw.rest
+        resume = raw.resume
         assert raw.nodes >= count
         count = raw.nodes
-        if rest is None:
+        if resume is None:
             break
     assert raw.termination is whole.termination
     assert raw.bound == pytest.approx(whole.bound, abs=1e-6) or raw.bound == whole.bound
@@ -158,15 +158,15 @@ def test_an_interrupted_search_loses_no_node(monkeypatch):
             break
         assert first.termination is Termination.INTERRUPTED
         assert first.bound <= whole.bound + 1e-6
-        second = backends.get("tree").solve(program, Limits(rest=first.rest))
+        second = backends.get("tree").solve(program, Limits(resume=first.resume))
         assert second.bound == pytest.approx(whole.bound, abs=1e-6)
 
 
-def test_the_rest_of_another_program_is_not_used():
+def test_the_state_of_another_program_is_not_used():
     limits = Limits(progress=lambda moment: True)
-    rest = backends.get("tree").solve(draw(5, True, integers=2), limits).rest
+    resume = backends.get("tree").solve(draw(5, True, integers=2), limits).resume
     other = draw(7, True, integers=2)
-    raw = backends.get("tree").solve(other, Limits(rest=rest))
+    raw = backends.get("tree").solve(other, Limits(resume=resume))
     assert raw.bound == pytest.approx(brute(other), abs=1e-5)
 
 

@@ -83,7 +83,7 @@ def run(output: Path) -> None:
     try:
         with Console(stderr=True).status("learning; the first time ever, loops are compiled"):
             fitted = _fit(market)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if error.name not in ("torch", "numba"):
             raise
         say(

@@ -1,5 +1,6 @@
 """Optimization problems as PyTorch layers."""
 
+from bilevel import needs_torch  # noqa: F401  first, so that it says what to install
 from bilevel.errors import BatchFailed
 from bilevel.layers.answer import Answer, Report
 from bilevel.layers.bilevel import BilevelLayer

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bilevel.adjoints.adjoint import GradientKind
 from bilevel.adjoints.smooth.implicit import Implicit
 from bilevel.adjoints.smooth.root import Root
 from bilevel.adjoints.smooth.stationarity import Stationarity
@@ -16,15 +17,20 @@ from bilevel.errors import BatchFailed, ProblemError
 from bilevel.layers.answer import Answer, Report
 from bilevel.layers.kinks import warn_of_kinks
 from bilevel.layers.options import ON_FAILURE
-from bilevel.layers.smooth_report import judge, kinds
+from bilevel.problem.precision import attainable
 from bilevel.problem.smooth import Instances, SmoothProblem, check_inputs
 from bilevel.problem.trees import detached
+from bilevel.solvers.smooth.follower_solution import INDEFINITE
 from bilevel.solvers.smooth.kkt_point import KKTPoint
 from bilevel.solvers.smooth.reduced_newton import ReducedNewton
 from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task
 from bilevel.status import Status
 
 _INEQUALITIES = ("kkt", "barrier")
+#: The largest norm of the optimality conditions with which an answer is passed on.
+ACCEPTED = 1e-6
+#: An inequality whose slack and multiplier are both smaller is active without force.
+_WEAK = 1e-7
 
 UserSolver = Callable[..., tuple[Any, Any]]
 
@@ -133,7 +139,9 @@ class SmoothBilevelLayer(nn.Module):
             raise ProblemError(f"A SmoothBilevelLayer takes adjoints.Implicit, not {adjoint!r}.")
         if solver is not None and not callable(solver) and not hasattr(solver, "run"):
             raise ProblemError(f"solver must be a solver of smooth problems, not {solver!r}.")
-        self._task = Task(self._problem, start, t=t if inequalities == "barrier" else None)
+        self._task = Task(
+            self._problem, start, barrier_parameter=t if inequalities == "barrier" else None
+        )
         self._trees = self._task.trees
         self._solver = ReducedNewton() if solver is None else solver
         self._adjoint = adjoint
@@ -198,7 +206,7 @@ class SmoothBilevelLayer(nn.Module):
             self._is_looked_at = True
             warn_of_kinks(instances, x, y)
         found = self._find(instances, x, y)
-        status, notes = judge(found)
+        status, notes = _judge(found)
         usable = torch.tensor([one is Status.STATIONARY for one in status], device=found.u.device)
         if self._on_failure == "raise" and not bool(usable.all()):
             raise BatchFailed("SmoothBilevelLayer", status, notes)
@@ -219,7 +227,7 @@ class SmoothBilevelLayer(nn.Module):
             return whole
 
         margin = torch.where(usable, found.margin, nan)
-        return Answer(tuple(values), status, Report(kinds(found), residual, margin, notes, probe))
+        return Answer(tuple(values), status, Report(_kinds(found), residual, margin, notes, probe))
 
     def _instances(self, z: tuple[Any, ...]) -> Instances:
         dims = self._in_dims
@@ -242,7 +250,7 @@ class SmoothBilevelLayer(nn.Module):
         if not isinstance(solver, ReducedNewton):
             x, y = self._ask(solver, instances, x, y)
             solver = ReducedNewton()
-        st = Stationarity.of(instances, x, y, self._task.t)
+        st = Stationarity.of(instances, x, y, self._task.barrier_parameter)
         w = torch.cat([y, y.new_zeros(len(y), st.follower_size - y.shape[-1])], -1)
         return solver.stationary(st, x, w)
 
@@ -297,3 +305,56 @@ def _problem(F: Any, f: Any, **constraints: Any) -> SmoothProblem:
     if f is not None or any(one is not None for one in constraints.values()):
         raise ProblemError("A SmoothProblem has its follower and constraints itself.")
     return F
+
+
+def _judge(found: KKTPoint) -> tuple[tuple[Status, ...], dict[int, str]]:
+    """Return the status of each instance, and a note where there is more to say."""
+    status = []
+    notes = {}
+    largest = attainable(ACCEPTED, found.u)
+    has_rows = found.st.barrier_parameter is None and bool(found.st.sizes[3])
+    kink = ", perhaps at a kink: inequalities='barrier' has none" if has_rows else ""
+    rows = zip(
+        found.residual.tolist(),
+        found.follower_is_minimum.tolist(),
+        found.is_minimum.tolist(),
+        strict=True,
+    )
+    for i, (residual, is_answer, is_minimum) in enumerate(rows):
+        status.append(Status.STATIONARY)
+        if not residual <= largest:
+            status[i] = Status.FAILED
+            notes[i] = f"its optimality conditions fail by {residual:.1e}{kink}"
+        elif not is_answer:
+            status[i] = Status.FAILED
+            notes[i] = INDEFINITE
+        elif not is_minimum:
+            notes[i] = "the leader's second derivative is not positive definite here"
+    return tuple(status), notes
+
+
+def _kinds(found: KKTPoint) -> tuple[GradientKind, ...]:
+    """Return what the gradient of each instance is."""
+    named = []
+    largest = attainable(ACCEPTED, found.u)
+    weak = attainable(_WEAK, found.u)
+    is_smoothed = found.st.barrier_parameter is not None and bool(
+        found.st.sizes[3] + found.st.sizes[5]
+    )
+    rows = zip(
+        *(
+            part.tolist()
+            for part in (found.residual, found.follower_is_minimum, found.is_singular, found.margin)
+        ),
+        strict=True,
+    )
+    for residual, is_answer, is_singular, margin in rows:
+        if not residual <= largest or not is_answer:
+            named.append(GradientKind.NONE)
+        elif is_singular:
+            named.append(GradientKind.SURROGATE)
+        elif is_smoothed:
+            named.append(GradientKind.SMOOTHED)
+        else:
+            named.append(GradientKind.ONE_SIDED if margin <= weak else GradientKind.CLASSICAL)
+    return tuple(named)

@@ -121,7 +121,9 @@ class Branching(AbstractSolver):
         return replace(
             outcome.with_statistics(_BACKEND, raw, recorder.trace),
             note=f"{outcome.note} {note}".strip(),
-            rest=None if raw.rest is None else Rest(raw.rest, tuple(recorder.trace), raw.seconds),
+            rest=None
+            if raw.resume is None
+            else Rest(raw.resume, tuple(recorder.trace), raw.seconds),
             earlier=0.0 if request.rest is None else request.rest.seconds,
         )
 
@@ -138,7 +140,7 @@ class Branching(AbstractSolver):
             return None if found is None else reformed.embed(*found)
 
         rest = None if request.rest is None else request.rest.search
-        limits = replace(request.limits(recorder), improve=improve, rest=rest)
+        limits = replace(request.limits(recorder), improve=improve, resume=rest)
         start = None if first is None else reformed.embed(*first)
         raw = backends.get(_BACKEND).solve(reformed.program, limits, start)
         if recorder.error is not None:

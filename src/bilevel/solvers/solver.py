@@ -26,7 +26,7 @@ class Rest:
     Parameters
     ----------
     search
-        ``RawAnswer.rest``.
+        ``RawAnswer.resume``.
     trace
         The trace so far.
     seconds

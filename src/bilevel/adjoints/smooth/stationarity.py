@@ -34,7 +34,7 @@ class Stationarity:
     .. code-block:: text
 
         f + nu'h + lam'g_A - |lam_I|^2 / 2
-        f + nu'h + lam'g + sum(log lam) / t        under a barrier: lam_i g_i = -1/t
+        f + nu'h + lam'g + sum(log lam) / t        under a barrier of parameter t: lam_i g_i = -1/t
 
     and the leader's, in ``u = (x, w, v, omega, mu)``, is ``F`` with its own constraints in the same
     form, less ``v'`` times the follower's gradient in ``w``. Where ``f = -F``, the leader's is
@@ -48,8 +48,9 @@ class Stationarity:
         The active rows of either level, shape ``(B, k)``; without meaning under a barrier.
     sizes
         How many entries ``x``, ``y``, ``nu``, ``lam``, ``omega`` and ``mu`` have.
-    t
-        The barrier's accuracy, or ``None``.
+    barrier_parameter
+        How accurate the log barrier is that stands in place of the inequalities: each multiplier
+        times its slack is one over it. ``None``: the active rows instead.
 
     References
     ----------
@@ -60,16 +61,18 @@ class Stationarity:
     active_g: Tensor
     active_G: Tensor
     sizes: tuple[int, int, int, int, int, int]
-    t: float | None = None
+    barrier_parameter: float | None = None
 
     @classmethod
-    def of(cls, instances: Instances, x: Tensor, y: Tensor, t: float | None = None) -> Stationarity:
+    def of(
+        cls, instances: Instances, x: Tensor, y: Tensor, barrier_parameter: float | None = None
+    ) -> Stationarity:
         """Return the scalars, no row being active."""
         with torch.no_grad():
             h, g, H, G = (instances.vector(name, x, y) for name in "hgHG")
         n, m, p, k, equations, rows = (part.shape[-1] for part in (x, y, h, g, H, G))
         none_g, none_G = (torch.zeros_like(part, dtype=torch.bool) for part in (g, G))
-        return cls(instances, none_g, none_G, (n, m, p, k, equations, rows), t)
+        return cls(instances, none_g, none_G, (n, m, p, k, equations, rows), barrier_parameter)
 
     def at(self, z: Sequence[Any]) -> Stationarity:
         """Return the same at other inputs."""
@@ -86,7 +89,7 @@ class Stationarity:
             return self, y
         with torch.no_grad():
             g = self.instances.vector("g", x, y)
-        st = replace(self, active_g=g >= -ACTIVE, t=None)
+        st = replace(self, active_g=g >= -ACTIVE, barrier_parameter=None)
         w = y
         for _ in range(k + 1):
             w = torch.cat([y, y.new_zeros(len(y), p + k)], -1)
@@ -146,8 +149,8 @@ class Stationarity:
         return x, w, v, omega, mu
 
     def _rows(self, multiplier: Tensor, row: Tensor, active: Tensor) -> Tensor:
-        if self.t is not None:
-            return (multiplier * row + multiplier.log() / self.t).sum(-1)
+        if self.barrier_parameter is not None:
+            return (multiplier * row + multiplier.log() / self.barrier_parameter).sum(-1)
         return torch.where(active, multiplier * row, -(multiplier**2) / 2).sum(-1)
 
 

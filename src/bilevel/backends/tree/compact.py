@@ -112,10 +112,10 @@ class Compact:
 
     def directions(self, low: Array, high: Array) -> tuple[Array, Array]:
         """Return the bounds of ``recession`` that belong to bounds of entries."""
-        still = np.zeros(self.count)
+        fixed = np.zeros(self.count)
         return (
-            np.append(np.where(np.isfinite(low), 0.0, -1.0), still),
-            np.append(np.where(np.isfinite(high), 0.0, 1.0), still),
+            np.append(np.where(np.isfinite(low), 0.0, -1.0), fixed),
+            np.append(np.where(np.isfinite(high), 0.0, 1.0), fixed),
         )
 
     def collapse(self, v: Array) -> Array:

@@ -11,7 +11,7 @@ from bilevel.program import Program
 #: An entry of the compact program and its new bounds.
 Change = tuple[int, float, float]
 
-# A point is complementary or whole below this, and is then made so exactly.
+# A point is complementary or integer below this, and is then made so exactly.
 _SMALL = 1e-7
 
 
@@ -38,11 +38,11 @@ class Disjunctions:
         self._factor = compact.factor[columns]
         self._offset = compact.offset[columns]
         self._zero = -self._offset / self._factor
-        self._whole = compact.entry[np.flatnonzero(program.integer)]
+        self._integer = compact.entry[np.flatnonzero(program.integer)]
         self.pairs = len(columns)
 
     def __len__(self) -> int:
-        return self.pairs + len(self._whole)
+        return self.pairs + len(self._integer)
 
     def open(self, low: Array, high: Array) -> Array:
         """Return which pairs are undecided, shape ``(pairs,)``."""
@@ -52,7 +52,7 @@ class Disjunctions:
 
     def undecided(self, low: Array, high: Array) -> list[int]:
         """Return the pairs that are open and the integers that have a choice."""
-        wide = low[self._whole] < high[self._whole]
+        wide = low[self._integer] < high[self._integer]
         return np.flatnonzero(np.concatenate([self.open(low, high), wide])).tolist()
 
     def violated(
@@ -73,8 +73,8 @@ class Disjunctions:
             return found, np.ones(len(found))
         size = np.abs(self._offset + self._factor * entries[self._entry])
         distance = np.where(is_open, size.min(axis=1, initial=np.inf), 0.0)
-        whole = entries[self._whole]
-        distance = np.concatenate([distance, np.abs(whole - np.round(whole))])
+        integer = entries[self._integer]
+        distance = np.concatenate([distance, np.abs(integer - np.round(integer))])
         found = np.flatnonzero(distance > _SMALL)
         return found, distance[found]
 
@@ -83,7 +83,7 @@ class Disjunctions:
         if index < self.pairs:
             values = zip(self._entry[index].tolist(), self._zero[index].tolist(), strict=True)
             return [(entry, value, value) for entry, value in values]
-        entry = int(self._whole[index - self.pairs])
+        entry = int(self._integer[index - self.pairs])
         floor = float(np.floor(entries[entry])) if entries is not None else 0.0
         return [(entry, low[entry], floor), (entry, floor + 1.0, high[entry])]
 
@@ -95,12 +95,12 @@ class Disjunctions:
             side = int(size[i].argmin())
             value = float(self._zero[i, side])
             changes.append((int(self._entry[i, side]), value, value))
-        for entry in self._whole.tolist():
+        for entry in self._integer.tolist():
             value = float(np.round(entries[entry]))
             changes.append((entry, value, value))
         return changes
 
-    def rest(self, entries: Array, low: Array, high: Array) -> tuple[Array, Array]:
+    def remaining(self, entries: Array, low: Array, high: Array) -> tuple[Array, Array]:
         """Return undecided pairs of a nearly complementary point, however near."""
         size = np.abs(self._offset + self._factor * entries[self._entry]).min(axis=1, initial=0.0)
         found = np.flatnonzero(self.open(low, high) & (size > 0))

@@ -58,7 +58,7 @@ class Search:
         self._limits = limits
         self._settings = settings
         self._choices = Disjunctions(program, compact)
-        self._state = SearchState.begin(program, compact, len(self._choices), limits.rest)
+        self._state = SearchState.begin(program, compact, len(self._choices), limits.resume)
         self._began = time.perf_counter()
         self._current: Node | None = None  # being looked at
         self._improving = _FIRST_ANSWER
@@ -126,7 +126,7 @@ class Search:
     def _unbounded(self, node: Node, low: Array, high: Array) -> tuple[Node, Array, Array]:
         """Look for a point of an unbounded node, all pairs decided; return integers to branch on.
 
-        A ray proves nothing while no whole point is known from which it starts.
+        A ray proves nothing while no integer point is known from which it starts.
         """
         nothing = np.empty(0, int), np.empty(0)
         point = self._points().solve(low, high)
@@ -182,7 +182,7 @@ class Search:
             if exact.value <= node.bound + self._gap(exact.value):
                 self._state.close(node.bound)
                 return np.empty(0, int), np.empty(0)
-        found, distance = self._choices.rest(entries, low, high)
+        found, distance = self._choices.remaining(entries, low, high)
         if len(found) == 0:
             # Everything is decided; what remains is rounding of integers, or the session's.
             self._state.is_lost |= exact.entries is None
@@ -303,5 +303,5 @@ class Search:
             bound = -np.inf
         seconds = self._state.seconds + time.perf_counter() - self._began
         words = f"{ended.value} after {self._state.count} nodes"
-        rest = self._state.saved(self._program, seconds) if ended in _STOPPED else None
-        return RawAnswer(ended, v, bound, None, self._state.count, seconds, words, rest=rest)
+        resume = self._state.saved(self._program, seconds) if ended in _STOPPED else None
+        return RawAnswer(ended, v, bound, None, self._state.count, seconds, words, resume=resume)

@@ -61,11 +61,11 @@ class SearchState:
 
     @staticmethod
     def begin(
-        program: Program, compact: Compact, disjunctions: int, rest: Any = None
+        program: Program, compact: Compact, disjunctions: int, resume: Any = None
     ) -> SearchState:
-        """Return a copy of ``rest`` if it belongs to the program, or a fresh state."""
-        if belongs(rest, program):
-            return deepcopy(rest)
+        """Return a copy of ``resume`` if it belongs to the program, or a fresh state."""
+        if belongs(resume, program):
+            return deepcopy(resume)
         return SearchState(b"", compact.low.copy(), compact.high.copy(), Pseudocosts(disjunctions))
 
     def push(self, node: Node) -> None:
@@ -94,9 +94,9 @@ class SearchState:
         return replace(self, mark=mark, heap=heap, costs=costs, seconds=seconds)
 
 
-def belongs(rest: Any, program: Program) -> bool:
+def belongs(resume: Any, program: Program) -> bool:
     """Return whether a search that was kept is one of this program."""
-    return isinstance(rest, SearchState) and rest.mark == mark_of(program)
+    return isinstance(resume, SearchState) and resume.mark == mark_of(program)
 
 
 def mark_of(program: Program) -> bytes:

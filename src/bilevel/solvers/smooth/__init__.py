@@ -1,5 +1,6 @@
 """Solvers of smooth problems; they need torch."""
 
+from bilevel import needs_torch  # noqa: F401  first, so that it says what to install
 from bilevel.solvers.smooth.hypergradient_descent import HypergradientDescent
 from bilevel.solvers.smooth.newton import Newton
 from bilevel.solvers.smooth.reduced_newton import ReducedNewton

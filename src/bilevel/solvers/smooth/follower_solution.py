@@ -99,7 +99,7 @@ def second_order(st: Stationarity, w: Tensor, matrix: Tensor) -> Tensor:
         Second derivatives of the follower's scalar, shape ``(B, k, k)``.
     """
     m, p, k = st.sizes[1:4]
-    if k and st.t is None:
+    if k and st.barrier_parameter is None:
         weak = st.active_g & (w[:, m + p :] <= attainable(_WEAK, w))
         free = torch.nn.functional.pad(weak, (m + p, 0))
         kept = ~(free.unsqueeze(-1) | free.unsqueeze(-2))

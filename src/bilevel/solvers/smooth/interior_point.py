@@ -32,8 +32,10 @@ def interior(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int) ->
     some steps is given up: its constraints may contradict each other.
     """
     m, p, k = st.sizes[1:4]
-    whole = replace(st, active_g=torch.ones_like(st.active_g), t=None)
-    final = 1 / st.t if st.t is not None else attainable(1e-13, w, 1)
+    whole = replace(st, active_g=torch.ones_like(st.active_g), barrier_parameter=None)
+    final = (
+        1 / st.barrier_parameter if st.barrier_parameter is not None else attainable(1e-13, w, 1)
+    )
     s = (-st.instances.vector("g", x, w[:, :m])).clamp(min=_SLACK)
     tau = torch.full_like(w[:, 0], 1.0 if k else final)
     # A start on the central path's scale: slack times multiplier is the parameter.
@@ -60,7 +62,7 @@ def interior(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int) ->
         moves |= ready & (tau > final)
         tau = torch.where(ready, (tau / 10).clamp(min=final), tau)
         goal = torch.where(ready, torch.inf, goal)
-    if st.t is None:
+    if st.barrier_parameter is None:
         lam = w[:, m + p :]
         st = replace(st, active_g=lam > s)
         w = torch.cat([w[:, : m + p], torch.where(st.active_g, lam, 0.0)], -1)
@@ -69,7 +71,7 @@ def interior(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int) ->
 
 def begin(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int) -> FollowerSolution:
     """Return the answers to ``x``; by Newton's method alone where ``w`` is close to one already."""
-    if st.t is not None:
+    if st.barrier_parameter is not None:
         return interior(st, x, w, atol, limit)
     m = st.sizes[1]
     at, close = st.recover(x, w[:, :m])
@@ -101,7 +103,7 @@ def near(
     m, p, k = st.sizes[1:4]
     for _ in range(_ROUNDS):
         open_ = (rows & ~_holds(found, atol)).nonzero()[:, 0]
-        if st.t is not None or not k or not len(open_):
+        if st.barrier_parameter is not None or not k or not len(open_):
             break
         part = taken(found.st, open_)
         lam = found.w[open_, m + p :]
@@ -139,7 +141,7 @@ def _polished(st: Stationarity, x: Tensor, w: Tensor, limit: int, steps: int) ->
         if i == limit or not bool(going.any()):
             break
         d = direct(new, -H.gradient.detach()).x
-        if st.t is not None:
+        if st.barrier_parameter is not None:
             d = d * _longest(w[:, m + p :], d[:, m + p :])[:, None]
         w = torch.where(going[:, None], w + d, w)
     return _judged(st, x, best, size, matrix, steps)

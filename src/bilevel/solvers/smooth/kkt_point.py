@@ -108,11 +108,13 @@ def polish(
     w = answered.w
     y = w[:, : st.sizes[1]]
     G = st.instances.vector("G", x, y)
-    if st.t is None:
+    if st.barrier_parameter is None:
         st = replace(st, active_G=mu > -G)
         mu = torch.where(st.active_G, mu, 0.0)
     elif st.sizes[5]:
-        mu = torch.maximum(mu, 1 / (st.t * (-G).clamp(min=st.t**-0.5)))
+        mu = torch.maximum(
+            mu, 1 / (st.barrier_parameter * (-G).clamp(min=st.barrier_parameter**-0.5))
+        )
     v = v[:, :0] if st.instances.problem.zero_sum else v
     st, u, size = _on_rows(st, torch.cat([x, w, v, omega, mu], -1))
     x, w, *_ = st.split(u)
@@ -145,7 +147,7 @@ def _on_rows(st: Stationarity, u: Tensor) -> tuple[Stationarity, Tensor, Tensor]
     begun, (u, size) = u, _newton(st, u)
     least = attainable(_EXACT, u)
     k = st.sizes[3]
-    for _ in range(_ROUNDS if st.t is None and k + st.sizes[5] else 0):
+    for _ in range(_ROUNDS if st.barrier_parameter is None and k + st.sizes[5] else 0):
         rows, duals = _inequalities(st, u)
         active = torch.cat([st.active_g, st.active_G], -1)
         wrong = torch.where(active, duals < -least, rows > least)
@@ -175,11 +177,11 @@ def _newton(st: Stationarity, u: Tensor) -> tuple[Tensor, Tensor]:
     size = torch.full_like(u[:, 0], torch.inf)
     least = attainable(1e-14, u, 10)
     duals = torch.zeros_like(u[0], dtype=torch.bool)
-    if st.t is not None:
+    if st.barrier_parameter is not None:
         first = st.sizes[0] + st.sizes[1] + st.sizes[2]
         duals[first : first + st.sizes[3]] = True
         duals[len(duals) - st.sizes[5] :] = st.sizes[5] > 0
-    for _ in range(30 if st.t is not None else 6):
+    for _ in range(30 if st.barrier_parameter is not None else 6):
         H = Hessian(st.leader, u)
         now = vector_norm(H.gradient.detach(), dim=-1)
         # A finished instance stays as it is, whatever the others still need.
@@ -189,7 +191,7 @@ def _newton(st: Stationarity, u: Tensor) -> tuple[Tensor, Tensor]:
         if bool((size <= least).all()):
             break
         d = direct(H.dense(), -H.gradient.detach()).x
-        if st.t is not None:
+        if st.barrier_parameter is not None:
             ratio = torch.where(duals & (d < 0), -u / d.clamp(max=-1e-300), torch.inf)
             d = d * (0.99 * ratio.amin(-1, keepdim=True)).clamp(max=1.0)
         u = u + d

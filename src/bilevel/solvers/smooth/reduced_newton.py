@@ -137,10 +137,12 @@ class ReducedNewton(AbstractSmoothSolver):
     ) -> tuple[Tensor, FollowerSolution]:
         """Return the best of a point and of what a barrier, which has no kinks, finds from it."""
         best = point.x, point.answered
-        if st.t is not None or not st.sizes[3] or time.perf_counter() >= end:
+        if st.barrier_parameter is not None or not st.sizes[3] or time.perf_counter() >= end:
             return best
         with torch.no_grad():
-            found, _ = self._search(replace(st, t=_BARRIER), point.x, point.answered.w, end)
+            found, _ = self._search(
+                replace(st, barrier_parameter=_BARRIER), point.x, point.answered.w, end
+            )
             x, w, *_ = found.st.split(found.u)
             answered = self.follower(st, x, w)
             y, old = (one.w[:, : st.sizes[1]] for one in (answered, point.answered))
@@ -169,7 +171,7 @@ class ReducedNewton(AbstractSmoothSolver):
         worst = torch.full_like(x.sum(-1), torch.inf)
         steps = torch.zeros(count, dtype=torch.int)
         open_ = torch.ones(count, dtype=torch.bool, device=x.device)
-        if is_penalized and st.t is None:
+        if is_penalized and st.barrier_parameter is None:
             v, penalty, open_ = self._known(answered, x, penalty)
         for _ in range(30 if is_penalized else 1):
             point, used = self._minimize(penalty, x, answered, open_, atol, end)

@@ -44,8 +44,9 @@ class Task:
         Seconds, or ``None``.
     callback
         Called with ``Progress``; returning ``True`` stops.
-    t
-        Accuracy of a log barrier in place of the inequalities, or ``None``.
+    barrier_parameter
+        How accurate the log barrier is that stands in place of the inequalities: each multiplier
+        times its slack is one over it. ``None``: no barrier.
     """
 
     problem: SmoothProblem
@@ -53,7 +54,7 @@ class Task:
     z: tuple[Any, ...] = ()
     time_limit: float | None = None
     callback: Callable[[Progress], bool | None] | None = None
-    t: float | None = None
+    barrier_parameter: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.start, Sequence) or len(self.start) != 2:
@@ -75,7 +76,7 @@ class Task:
     def stationarity(self) -> Stationarity:
         """Return the problem's scalars."""
         return Stationarity.of(
-            Instances(self.problem, *self.trees, self.z), *self.flat_start(), self.t
+            Instances(self.problem, *self.trees, self.z), *self.flat_start(), self.barrier_parameter
         )
 
     @staticmethod
