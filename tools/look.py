@@ -59,9 +59,11 @@ const look = (frame, page, width) => {
     for (const element of part.querySelectorAll("*")) {
       if (reported.has(element.parentElement)) { reported.add(element); continue; }
       const box = element.getBoundingClientRect(), style = view.getComputedStyle(element);
+      if (!element.children.length && !element.textContent.trim() && !element.src) continue;
       const hidden = style.visibility === "hidden" || style.opacity === "0";
       if (!box.width || !box.height || hidden) continue;
       if (element.closest("svg, .md-search, dialog, label, .md-top")) continue;
+      if (element.closest(".md-header__ellipsis")) continue;  // it stands below in full, as title
       if (style.clipPath !== "none" || box.width <= 1) continue;  // for screen readers
       const inside = element.scrollWidth - element.clientWidth;
       const scrolls = inside > 1 && element.clientWidth && style.overflowX !== "visible";
@@ -168,6 +170,7 @@ def cut_off(site: Path, chromium: str, pages: list[str], limit: float = 600.0) -
             process.terminate()
             process.wait()
             server.shutdown()
+            server.server_close()
     return server.found
 
 
@@ -189,6 +192,7 @@ def shoot(site: Path, chromium: str, page: str, width: int, height: int, file: P
         ]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
     server.shutdown()
+    server.server_close()
 
 
 def main(arguments: list[str] | None = None) -> int:
