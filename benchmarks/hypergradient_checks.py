@@ -19,7 +19,7 @@ _STEP = 1e-3
 
 @dataclass(frozen=True)
 class Total:
-    """The problems of the specification's table 1.1: sizes ``n = 4``, ``m``, ``p = 3``."""
+    """Small problems with a quadratic and a curved follower: sizes ``n = 4``, ``m``, ``p = 3``."""
 
     kind: str
     m: int

@@ -37,7 +37,7 @@ def core():
 
 
 def toy(r1_yield=1.0, upper=(10, 10, 10, 10, 10), **changes):
-    """Return spec T14: A becomes X by r1, or X and the product P by r2; X is growth."""
+    """Return the cell of T14: A becomes X by r1, or X and the product P by r2; X is growth."""
     arguments = {
         "reactions": ("EX_A", "r1", "r2", "growth", "EX_P"),
         "metabolites": ("A", "X", "P"),

@@ -231,7 +231,7 @@ ADJOINTS = [KKT(), KKT(sparse=False), Cone()]
 
 @pytest.mark.parametrize("adjoint", ADJOINTS, ids=str)
 def test_sensitivities_are_those_of_the_full_optimality_conditions(adjoint):
-    """The all-constraint form ``[P A' G'; A 0 0; diag(lam) G 0 diag(G y - h)]``, spec 1.8."""
+    """The all-constraint form ``[P A' G'; A 0 0; diag(lam) G 0 diag(G y - h)]``."""
     layer, rng = qp_layer(adjoint=adjoint), np.random.default_rng(9)
     for seed in range(3):
         data, (y, lam, nu) = random_program(seed)
@@ -301,7 +301,7 @@ def test_a_textbook_program_with_two_pieces(x):
     assert slopes == pytest.approx(expected, abs=1e-14)
 
 
-# ---------------------------------------------------------------- the residual map, spec 2.1
+# ------------------------------------------------------------ the residual map of a conic program
 
 
 def random_socp(seed):

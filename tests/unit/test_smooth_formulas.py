@@ -183,7 +183,7 @@ def test_the_order_of_play_matters():
 
 
 def test_equalities_agree_with_a_null_space_and_follow_their_data():
-    """Rows that depend on ``z`` are differentiated (E0-6), which a fixed basis would not do."""
+    """Rows that depend on ``z`` are differentiated; BIGRAD's Eq. 16 has a fixed null space."""
     g = torch.Generator().manual_seed(3)
     B, c = _spd(5, g), torch.randn(5, generator=g, dtype=torch.float64)
     A = torch.randn(2, 5, generator=g, dtype=torch.float64)

@@ -103,7 +103,7 @@ def lexicographic_mpc(
     The limits of states are soft, hence there is always an answer. The leader has no variable of
     its own: it chooses among all inputs with the least violation. A weighted sum of both aims needs
     a weight that is large enough for every state, which nobody knows, and gives the second aim a
-    part of the first where it is not (spec T19).
+    part of the first where it is not (instance T19).
 
     States are eliminated, so that a follower row is a limit. The certificate's worst value, a
     maximum of a convex function, may be left out.

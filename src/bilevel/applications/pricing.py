@@ -111,7 +111,7 @@ def pricing(
 
     Examples
     --------
-    One consumer with utility ``10 y - y**2`` (spec T16): price ``(10 + cost) / 2``.
+    One consumer with utility ``10 y - y**2`` (instance T16): price ``(10 + cost) / 2``.
 
     >>> import bilevel as bl
     >>> from bilevel.applications.pricing import pricing

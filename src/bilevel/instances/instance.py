@@ -63,8 +63,7 @@ class Instance:
     optimistic, pessimistic
         The answer under each stance; ``None`` where none is known or the stance has no meaning.
     notes
-        What is ours in it, and what a wrong method answers. Errata of the sources are numbered
-        as in the project's specification (E3-4).
+        What is ours in it, where its source errs, and what a wrong method answers.
     solvable
         Whether the present methods can be expected to accept it; they must refuse the others.
 

@@ -9,8 +9,9 @@ from bilevel.problem.problem import Follower, Problem
 from bilevel.status import Status
 
 _SOURCE = (
-    "A Method for Learning to Solve Parametric Bilevel Optimization with Coupling Constraints, "
-    "section 4.3 'Satisfying Lower-Level Constraints'"
+    "Kotary, Sharma, King, Vrabie, Fioretto and Drgona (2025), A Method for Learning to Solve "
+    "Parametric Bilevel Optimization with Coupling Constraints, arXiv:2507.09050, section 4.3 "
+    "'Satisfying Lower-Level Constraints'"
 )
 
 
@@ -40,7 +41,7 @@ _T22 = Instance.agreed(
     build=_demanded_of_the_follower,
     notes=(
         "The follower answers y = x with the multiplier x, so an absolute price of a violation is "
-        "exact from 1 on. The source calls T22 and T22b equivalent (E1-2). The numbers are ours."
+        "exact from 1 on. The source calls T22 and T22b equivalent. The numbers are ours."
     ),
 )
 _T22B = Instance.agreed(
@@ -51,7 +52,7 @@ _T22B = Instance.agreed(
     build=_demanded_of_the_leader,
     notes=(
         "As T22, but the leader answers for y >= x: the follower answers 0, so that only x = 0 is "
-        "left. What is feasible here is feasible for T22, not conversely (E1-2)."
+        "left. What is feasible here is feasible for T22, not conversely."
     ),
 )
 

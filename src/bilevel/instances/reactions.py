@@ -79,7 +79,7 @@ _T3 = Instance.agreed(
         "The follower projects (x, x) onto the triangle with corners (0, 0), (1, 0), (0, 1): its "
         "answer is 0 for x <= 0, then (x, x), then (1/2, 1/2). The leader is ours; its optimum is "
         "the second kink, and x = -1 is a local minimum of value -1. The source's test of a kink "
-        "leaves out how the leader's objective depends on x itself (E2-1)."
+        "leaves out how the leader's objective depends on x itself."
     ),
 )
 
@@ -100,7 +100,7 @@ _T4 = Instance(
     pessimistic=Answer(Status.NOT_ATTAINED, 2.0, {}, unique=False),
     notes=(
         "The consumer values a unit at 2 and is indifferent at x = 2. The pessimistic leader earns "
-        "0 there and x at any lower price: 2 is approached and never attained (E3-6). The upper "
+        "0 there and x at any lower price: 2 is approached and never attained. The upper "
         "bound x <= 3 is ours and not active."
     ),
 )

@@ -86,7 +86,7 @@ _T7 = Instance.agreed(
     notes=(
         "The best answers are y = -1/sqrt(2) and 1/sqrt(2) for every x. The optimality conditions "
         "also admit y = 0, hence (0, 0) of value 0. The source calls y = 0 a local minimum; of "
-        "this follower it is a local maximum (E3-2). Both levels are ours."
+        "this follower it is a local maximum. Both levels are ours."
     ),
     solvable=False,
 )
@@ -97,7 +97,7 @@ _T7B = Instance.agreed(
     source=_PITFALLS,
     build=_triple_well,
     notes=(
-        "As T7, with y = 0 a local minimum as the source has it (E3-2): the follower's value is 0 "
+        "As T7, with y = 0 a local minimum as the source has it: the follower's value is 0 "
         "there and -1/96 + alpha/16 = -1/240 at its best answers; alpha = 0.1 must be below 1/6."
     ),
     solvable=False,
@@ -134,7 +134,7 @@ _T8 = Instance(
         "The demand stands there twice, so only the sum of both multipliers is determined: it is "
         "1, and the leader takes all of it. The leader is ours. A stance is about answers, not "
         "about multipliers, so there is no pessimistic one. That constraint gradients are "
-        "dependent is not enough for an unbounded leader (E3-3), see T8b."
+        "dependent is not enough for an unbounded leader, see T8b."
     ),
 )
 _T8B = Instance(
@@ -147,7 +147,7 @@ _T8B = Instance(
     notes=(
         "The follower can only answer 0, with multipliers (0.3 + t, t) for every t >= 0: its "
         "feasible set has no interior, and an optimistic leader paid by the first multiplier "
-        "earns any amount (E3-3). The leader is ours."
+        "earns any amount. The leader is ours."
     ),
 )
 
@@ -178,8 +178,7 @@ _T9 = Instance.agreed(
     notes=(
         "The value is 2 + 2.25 x with multipliers (2, 0, 1). The leader is ours. The source's "
         "substitution, the dual objective for the value, leaves the multipliers to the leader, "
-        "who takes 0.75 here; it is valid only where the leader does not lose by a larger value "
-        "(E3-4)."
+        "who takes 0.75 here; it is valid only where the leader does not lose by a larger value."
     ),
 )
 _T9B = Instance.agreed(

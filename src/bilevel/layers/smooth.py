@@ -85,7 +85,8 @@ class SmoothBilevelLayer(nn.Module):
 
     References
     ----------
-    BIGRAD, sections 2.1 and 3.1, appendices A.1 and A.3.
+    Alesiani (2023), *Implicit Bilevel Optimization: Differentiating through Bilevel Optimization
+    Programming* (BIGRAD), AAAI, sections 2.1 and 3.1, appendices A.1 and A.3.
 
     Examples
     --------

@@ -126,7 +126,7 @@ class Follower:
         Notes
         -----
         Where multipliers are not unique, an optimistic leader chooses among them, which can make
-        its problem unbounded (spec T8b).
+        its problem unbounded (instance T8b).
 
         Examples
         --------

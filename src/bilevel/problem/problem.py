@@ -9,7 +9,7 @@ from typing import Any
 import cvxpy as cp
 
 from bilevel.errors import ProblemError
-from bilevel.problem.canonicalize import Canonical, LevelSource, PriceSource
+from bilevel.problem.canonicalize import Canonical, DualSource, LevelSource
 from bilevel.problem.follower import Derived, Follower, as_constraints, as_objective
 from bilevel.problem.leaves import Leaf, label
 from bilevel.problem.standard import StandardForm
@@ -262,7 +262,7 @@ def _canonical(problem: Problem) -> Canonical:
     used = {v.id for part in (problem.objective, *problem.constraints) for v in part.variables()}
     leader = LevelSource("the leader", problem.objective, problem.constraints, problem.variables)
     sources = []
-    prices = []
+    dual_variables = []
     values = []
     for k, follower in enumerate(problem.followers):
         who = f"follower {follower.name!r}"
@@ -272,7 +272,7 @@ def _canonical(problem: Problem) -> Canonical:
         for number, constraint in enumerate(follower.constraints):
             dual = follower.duals.get(constraint.id)
             if dual is not None and dual.id in used:
-                prices.append(PriceSource(dual, k, number))
+                dual_variables.append(DualSource(dual, k, number))
         if follower._value.id in used:
             values.append((follower._value, k))
-    return Canonical(leader, sources, prices, values, [f.name for f in problem.followers])
+    return Canonical(leader, sources, dual_variables, values, [f.name for f in problem.followers])

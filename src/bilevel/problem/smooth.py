@@ -54,7 +54,8 @@ class SmoothProblem:
 
     References
     ----------
-    BIGRAD, section 2.1.
+    Alesiani (2023), *Implicit Bilevel Optimization: Differentiating through Bilevel Optimization
+    Programming* (BIGRAD), AAAI, section 2.1.
 
     Examples
     --------
@@ -100,7 +101,9 @@ class SmoothProblem:
 
         References
         ----------
-        BIGRAD, section 2.1, where the order is printed the wrong way round.
+        Alesiani (2023), *Implicit Bilevel Optimization: Differentiating through Bilevel
+        Optimization Programming* (BIGRAD), AAAI, section 2.1, where the order is printed the wrong
+        way round.
 
         Examples
         --------

@@ -54,7 +54,7 @@ class InnerDual(AbstractReformulation):
     Notes
     -----
     ``t`` has no bound; where the value keeps growing with ``t`` the optimum is not attained
-    (spec T4). ``WorstCase`` looks after that. Valid for LP followers that do not see each other
+    (instance T4). ``WorstCase`` looks after that. Valid for LP followers that do not see each other
     and a leader objective and constraints linear in their variables.
 
     References

@@ -77,10 +77,11 @@ def lift(
 
     References
     ----------
-    "A Method for Learning to Solve Parametric Bilevel Optimization with Coupling Constraints",
-    section 4.3 and appendices D.1 and E.1, where the lifted problem is called equivalent; the
-    counterexample is T22 (E1-2). Exact penalties: Han and Mangasarian (1979), *Mathematical
-    Programming* 17.
+    Kotary, Sharma, King, Vrabie, Fioretto and Drgona (2025), *A Method for Learning to Solve
+    Parametric Bilevel Optimization with Coupling Constraints*, arXiv:2507.09050, section 4.3 and
+    appendices D.1 and E.1, where the lifted problem is called equivalent; the instance T22 is the
+    counterexample. Exact penalties: Han and Mangasarian (1979), *Exact penalty functions in
+    nonlinear programming*, Mathematical Programming 17.
 
     Examples
     --------
@@ -202,7 +203,7 @@ def _relieved(follower: Follower, moved: list[Any], penalty: str, price: float) 
             f"Without {', '.join(str(c) for c in moved)}, nothing determines all variables of "
             f"follower {follower.name!r}: lift fewer constraints, or choose a penalty. ({error})"
         ) from error
-    # Prices and values that the leader uses go on meaning this follower's.
+    # Dual variables and values that the leader uses go on meaning this follower's.
     ids = {constraint.id for constraint in kept}
     twin.duals.update({i: dual for i, dual in follower.duals.items() if i in ids})
     twin._value = follower._value

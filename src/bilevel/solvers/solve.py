@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bilevel.certificates import certify
 from bilevel.errors import ProblemError, SolveFailed, UnsupportedProblem
 from bilevel.problem.problem import Problem
 from bilevel.problem.standard import StandardForm
@@ -20,7 +21,6 @@ from bilevel.solvers.auto import Auto
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
 from bilevel.solvers.values import entries_of, names_of, read, store
 from bilevel.status import Status
-from bilevel.verify import certify
 
 
 def solve(
@@ -138,7 +138,7 @@ def solve(
     began = time.perf_counter()
     form = problem.compile(parameters)
     if isinstance(start, Solution):
-        request = replace(request, rest=start.stats.rest)
+        request = replace(request, resume=start.stats.resume)
         start = _point(start, problem)
     if start:
         request = replace(
@@ -242,7 +242,7 @@ def _solution(
         nodes=outcome.nodes,
         note=note,
         trace=outcome.trace,
-        rest=outcome.rest,
+        resume=outcome.resume,
     )
     return Solution(
         status=status,

@@ -47,7 +47,9 @@ def _ratios(
     mu = _WEIGHT * (1 + abs(q).max())
     free = np.arange(len(b)) >= equalities
     root = np.sqrt(mu)
-    y, z, s = y.copy(), z.copy(), b - A @ y
+    y = y.copy()
+    z = z.copy()
+    s = b - A @ y
     s[free] = np.maximum(s[free], 0.0)
     z[free] = np.where(s[free] > root, mu / np.maximum(s[free], root), np.maximum(z[free], root))
     s[free] = np.where(s[free] > root, s[free], mu / z[free])

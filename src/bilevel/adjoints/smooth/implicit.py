@@ -57,7 +57,8 @@ class Implicit:
 
     References
     ----------
-    BIGRAD, Theorem 2, Algorithm 1 and appendix A.6.
+    Alesiani (2023), *Implicit Bilevel Optimization: Differentiating through Bilevel Optimization
+    Programming* (BIGRAD), AAAI, Theorem 2, Algorithm 1 and appendix A.6.
 
     Examples
     --------

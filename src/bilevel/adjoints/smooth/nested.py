@@ -55,7 +55,9 @@ def nested(st: Stationarity, u: Tensor, b: Tensor, accuracy: Accuracy) -> Solved
 
     References
     ----------
-    BIGRAD, Algorithm 1 and appendix A.6, with the transposes that are missing in print.
+    Alesiani (2023), *Implicit Bilevel Optimization: Differentiating through Bilevel Optimization
+    Programming* (BIGRAD), AAAI, Algorithm 1 and appendix A.6, with the transposes that are
+    missing in print.
     """
     n, m = st.sizes[:2]
     if any(st.sizes[2:]) or st.instances.problem.zero_sum:

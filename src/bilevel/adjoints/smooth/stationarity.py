@@ -54,7 +54,8 @@ class Stationarity:
 
     References
     ----------
-    BIGRAD, Theorems 1 and 2, appendices A.1 and A.3, in symmetric form.
+    Alesiani (2023), *Implicit Bilevel Optimization: Differentiating through Bilevel Optimization
+    Programming* (BIGRAD), AAAI, Theorems 1 and 2, appendices A.1 and A.3, in symmetric form.
     """
 
     instances: Instances

@@ -33,11 +33,14 @@ class Unrolled:
     Notes
     -----
     The result is the derivative of ``steps`` steps and not of the answer; ``truncation`` estimates
-    by how much they differ. It falls by a factor of one minus the inverse condition number a step.
+    by how much they differ. It falls by a factor of one minus the inverse condition number a step:
+    on a quadratic follower with Hessian ``H``, ``K`` steps of size ``a`` from a fixed start have
+    the derivative ``(I - (I - a H)**K) dy*/dx``.
 
     References
     ----------
-    Textbook, section on unrolled differentiation; test T12 of the accompanying specification.
+    Shaban, Cheng, Hatch and Boots (2019), *Truncated Back-propagation for Bilevel Optimization*,
+    AISTATS.
 
     Examples
     --------
