@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import cvxpy as cp
 
 from bilevel.errors import ProblemError
+from bilevel.problem.abstract import AbstractProblem
 from bilevel.problem.canonicalize import Canonical, DualSource, LevelSource
 from bilevel.problem.follower import Derived, Follower, as_constraints, as_objective
 from bilevel.problem.leaves import Leaf, label
@@ -16,7 +17,7 @@ from bilevel.problem.standard import StandardForm
 from bilevel.structure import Stance, Structure
 
 
-class Problem:
+class Problem(AbstractProblem):
     r"""A leader that decides first, and followers that answer optimally.
 
         minimize    F(x, y)
@@ -65,6 +66,8 @@ class Problem:
     >>> print(round(bl.solve(problem).leader_value, 6))
     8.0
     """
+
+    driver: ClassVar[str] = "bilevel.solvers.compiled:solve_compiled"
 
     def __init__(
         self,
