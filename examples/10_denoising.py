@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from bilevel.layers import FollowerLayer
 
 
-def total_variation(A, D, solver=None):
+def total_variation(A, D, backend=None):
     """Return argmin of |A u - measured|^2 / 2 + weight |D u|_1 as a layer of
     both.
     """
@@ -20,7 +20,7 @@ def total_variation(A, D, solver=None):
     measured = cp.Parameter(len(A), name="measured")
     objective = cp.sum_squares(A @ u - measured) / 2 + weight * cp.norm1(D @ u)
     problem = cp.Problem(cp.Minimize(objective))
-    return FollowerLayer(problem, [weight, measured], [u], solver=solver)
+    return FollowerLayer(problem, [weight, measured], [u], backend=backend)
 
 
 def learn(layer, measured, loss, start):
@@ -59,7 +59,7 @@ steps, eye = np.diff(np.eye(8), axis=0), np.eye(8)
 D = np.vstack([np.kron(eye, steps), np.kron(steps, eye)])
 # The multipliers of a flat patch are not unique, which an interior-point method
 # copes with better.
-images = total_variation(np.eye(64), D, solver="clarabel")
+images = total_variation(np.eye(64), D, backend="clarabel")
 
 
 def error(u, rows):

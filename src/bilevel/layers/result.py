@@ -111,7 +111,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Result:
     """A layer's values with a status and a report for every instance.
 
     Parameters
