@@ -26,7 +26,7 @@ def _obstacle(form: StandardForm) -> str:
     costs = [form.objective, *(follower.objective for follower in form.followers)]
     if any(len(r.products) for r in rows) or any(len(c.cubic) for c in costs) or form.cones:
         return "Products and cones are not written by this peer."
-    return "Multipliers as variables are not written." if form.prices or form.values else ""
+    return "Multipliers as variables are not written." if form.dual_variables or form.values else ""
 
 
 def gurobi_sos1(

@@ -12,11 +12,11 @@ import numpy as np
 import bilevel as bl
 from benchmarks.case import Measurement, Record
 from benchmarks.peers import PeerAnswer
+from bilevel.certificates import certify
 from bilevel.problem.standard import StandardForm
 from bilevel.program import relative_gap
 from bilevel.solution import Tolerances
 from bilevel.solvers.solver import Request
-from bilevel.verify import certify
 
 #: Tells how a solution counts: ``(outcome, note)``.
 Judge = Callable[[bl.Solution], tuple[str, str]]

@@ -348,7 +348,7 @@ def test_without_casadi_the_install_line_is_named(monkeypatch):
     monkeypatch.setattr(
         registry, "find_spec", lambda name: None if name == "casadi" else real(name)
     )
-    with pytest.raises(BackendNotFound, match="pip install casadi"):
+    with pytest.raises(BackendNotFound, match=r"pip install 'bilevel\[casadi\]'"):
         bl.solve(bl.instances.get("T2").problem, bl.Continuation())
-    with pytest.raises(UnsupportedProblem, match=r"pip install\s+casadi"):
+    with pytest.raises(UnsupportedProblem, match=r"pip install\s+'bilevel\[casadi\]'"):
         bl.solve(ball("squared")[0])

@@ -30,7 +30,7 @@ PUBLIC = [
 ]
 
 # Imports cvxpy, which itself loads the solvers it finds; forgets them; and asks whether
-# bilevel alone brings them back.
+# bilevel and its public names alone bring them back.
 LOADED_BY_BILEVEL = """
 import sys
 import cvxpy
@@ -38,6 +38,8 @@ optional = set(sys.argv[1:])
 for module in [m for m in sys.modules if m.partition(".")[0] in optional]:
     del sys.modules[module]
 import bilevel
+for name in set(bilevel.__all__) - bilevel._WITH_TORCH:
+    getattr(bilevel, name)
 print(*sorted(optional & set(sys.modules)))
 """
 OPTIONAL = ["casadi", "clarabel", "cobra", "daqp", "highspy", "matplotlib", "pyscipopt", "torch"]
@@ -160,6 +162,35 @@ def test_import_loads_no_optional_package():
     command = [sys.executable, "-c", LOADED_BY_BILEVEL, *OPTIONAL]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert loaded.split() == []
+
+
+def test_import_loads_what_is_asked_for():
+    command = [sys.executable, "-c", "import sys, bilevel; print(*sys.modules)"]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert not {"cvxpy", "numpy", "scipy"} & set(loaded.split())
+
+
+def test_no_file_hides_a_public_name():
+    # Importing bilevel.verify, were there such a file, would put it in the place of bl.verify.
+    names = {file.stem for file in SOURCE.iterdir()} - {"instances"}
+    assert not names & set(bilevel.__all__)
+
+
+def test_type_checkers_see_the_names_that_are_imported_when_asked_for():
+    seen = {
+        alias.name: node.module
+        for node in ast.walk(parse("__init__.py"))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert {name: seen.get(name) for name in bilevel._LATER} == bilevel._LATER
+    assert set(bilevel.__all__) - bilevel._LATER.keys() == {"instances"}
+    assert {name for name, module in seen.items() if module == "bilevel"} <= bilevel._ROOMS
+
+
+def test_a_name_that_does_not_exist_is_refused():
+    with pytest.raises(AttributeError, match="no attribute 'slove'"):
+        bilevel.slove  # noqa: B018
 
 
 @pytest.mark.parametrize("name", PUBLIC)

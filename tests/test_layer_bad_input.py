@@ -11,9 +11,11 @@ import torch
 import bilevel as bl
 from bilevel import ProblemError, Status, UnsupportedProblem
 from bilevel.adjoints import KKT, Cone, GradientKind
+from bilevel.backends import AbstractBackend
+from bilevel.backends.clarabel import Clarabel
 from bilevel.errors import BackendNotFound, BilevelWarning, UnsupportedDerivative
 from bilevel.layers import BatchFailed, FollowerLayer
-from bilevel.program import RawAnswer, Termination
+from bilevel.program import Feature, RawAnswer, Termination
 
 
 def tensor(*numbers, grad=False):
@@ -215,7 +217,7 @@ def test_unknown_options_and_backends():
 def test_a_backend_that_is_not_installed(monkeypatch):
     registry = importlib.import_module("bilevel.backends.registry")
     monkeypatch.setattr(registry, "find_spec", lambda name: None)
-    with pytest.raises(BackendNotFound, match="pip install proxsuite"):
+    with pytest.raises(BackendNotFound, match=r"pip install 'bilevel\[proxsuite\]'"):
         projection(solver="proxsuite")
 
 
@@ -490,12 +492,15 @@ def test_all_fail():
 # -------------------------------------------------- a backend whose answer is not quite right
 
 
-class Inaccurate:
+class Inaccurate(AbstractBackend):
     """A backend that is off by a given error, in every entry another way, and calls it optimal."""
+
+    name = "clarabel"
+    features = Clarabel.features
+    gives_multipliers = True
 
     def __init__(self, real, error):
         self.real, self.error = real, error
-        self.verdicts, self.missing = real.verdicts, real.missing
 
     def solve(self, program, limits, start=None):
         raw = self.real.solve(program, limits)
@@ -506,15 +511,16 @@ class Inaccurate:
         return replace(raw, v=spoil(raw.v, 1), duals=spoil(raw.duals, 2), cone_duals=cones)
 
 
-class Constant:
+class Constant(AbstractBackend):
     """A backend that calls whatever it has optimal."""
+
+    name = "clarabel"
+    features = ~Feature.NONE
+    gives_multipliers = True
+    verdicts = frozenset({Termination.OPTIMAL})
 
     def __init__(self, number):
         self.number = number
-        self.verdicts = frozenset({Termination.OPTIMAL})
-
-    def missing(self, program):
-        return program.features & ~program.features
 
     def solve(self, program, limits, start=None):
         return RawAnswer(
@@ -533,12 +539,12 @@ class Constant:
 def instead(monkeypatch):
     """Put another backend in the place of Clarabel."""
     registry = importlib.import_module("bilevel.backends.registry")
-    real = registry.get
+    real = registry._made
 
     def put(make):
-        fake = make(real("clarabel"))
+        fake = make(registry.get("clarabel"))
         monkeypatch.setattr(
-            bl.backends, "get", lambda name: fake if name == "clarabel" else real(name)
+            registry, "_made", lambda entry: fake if entry.package == "clarabel" else real(entry)
         )
 
     return put

@@ -3,103 +3,191 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bilevel import instances
-from bilevel.errors import (
-    BackendError,
-    BackendNotFound,
-    BatchFailed,
-    BilevelError,
-    BilevelWarning,
-    CheckpointError,
-    ProblemError,
-    SolveFailed,
-    UnsupportedDerivative,
-    UnsupportedProblem,
-)
-from bilevel.extras import require, stand_in
-from bilevel.io import read, write
-from bilevel.problem.problem import Follower, Problem
-from bilevel.program import Progress
-from bilevel.reformulate import (
-    KKT,
-    SOS1,
-    BigM,
-    Indicator,
-    InnerDual,
-    Product,
-    StrongDuality,
-    WorstAnswer,
-    lift,
-)
-from bilevel.response.reaction_map.reaction import reaction
-from bilevel.response.reaction_map.reaction_map import ReactionMap, Region
-from bilevel.smooth_solution import SmoothSolution
-from bilevel.solution import Certificate, Solution, Stats, Tolerances
-from bilevel.solvers import (
-    Auto,
-    Branching,
-    Choice,
-    Continuation,
-    OuterApproximation,
-    SingleLevel,
-    Substitution,
-    WorstCase,
-    solve,
-)
-from bilevel.status import Status
-from bilevel.structure import Stance, Structure
-from bilevel.verify import verify
-
 if TYPE_CHECKING:
     from bilevel import adjoints as adjoints
     from bilevel import applications as applications
+    from bilevel import backends as backends
+    from bilevel import errors as errors
+    from bilevel import instances as instances
     from bilevel import layers as layers
     from bilevel import learning as learning
     from bilevel import plots as plots
+    from bilevel.certificates import verify
+    from bilevel.errors import (
+        BackendError,
+        BackendNotFound,
+        BatchFailed,
+        BilevelError,
+        BilevelWarning,
+        CheckpointError,
+        ProblemError,
+        SolveFailed,
+        UnsupportedDerivative,
+        UnsupportedProblem,
+    )
+    from bilevel.io import read, write
     from bilevel.layers.gradcheck import gradcheck
+    from bilevel.problem.abstract import AbstractProblem
+    from bilevel.problem.follower import Follower
+    from bilevel.problem.problem import Problem
     from bilevel.problem.samples import SampleMean
     from bilevel.problem.smooth import SmoothProblem
+    from bilevel.program import Progress
+    from bilevel.reformulate import (
+        KKT,
+        SOS1,
+        BigM,
+        Indicator,
+        InnerDual,
+        Product,
+        StrongDuality,
+        WorstAnswer,
+        lift,
+    )
+    from bilevel.response.reaction_map.reaction import reaction
+    from bilevel.response.reaction_map.reaction_map import ReactionMap, Region
+    from bilevel.smooth_solution import SmoothSolution
+    from bilevel.solution import Certificate, Solution, Stats, Tolerances
+    from bilevel.solvers import (
+        Auto,
+        Branching,
+        Choice,
+        Continuation,
+        OuterApproximation,
+        SingleLevel,
+        Substitution,
+        WorstCase,
+        solve,
+    )
     from bilevel.solvers.smooth import SOBA, HypergradientDescent, ReducedNewton
+    from bilevel.status import Status
+    from bilevel.structure import Stance, Structure
 
 __version__ = "0.1.0"
 
-# What is imported when it is asked for: a name and the module that holds it.
+# A name and the module that holds it, imported when it is first asked for: so the help of the
+# command line needs no CVXPY, and what is not used costs no time. TYPE_CHECKING above says the
+# same to type checkers.
 _LATER = {
+    "AbstractProblem": "bilevel.problem.abstract",
+    "Auto": "bilevel.solvers",
+    "BackendError": "bilevel.errors",
+    "BackendNotFound": "bilevel.errors",
+    "BatchFailed": "bilevel.errors",
+    "BigM": "bilevel.reformulate",
+    "BilevelError": "bilevel.errors",
+    "BilevelWarning": "bilevel.errors",
+    "Branching": "bilevel.solvers",
+    "Certificate": "bilevel.solution",
+    "CheckpointError": "bilevel.errors",
+    "Choice": "bilevel.solvers",
+    "Continuation": "bilevel.solvers",
+    "Follower": "bilevel.problem.follower",
     "HypergradientDescent": "bilevel.solvers.smooth",
+    "Indicator": "bilevel.reformulate",
+    "InnerDual": "bilevel.reformulate",
+    "KKT": "bilevel.reformulate",
+    "OuterApproximation": "bilevel.solvers",
+    "Problem": "bilevel.problem.problem",
+    "ProblemError": "bilevel.errors",
+    "Product": "bilevel.reformulate",
+    "Progress": "bilevel.program",
+    "ReactionMap": "bilevel.response.reaction_map.reaction_map",
     "ReducedNewton": "bilevel.solvers.smooth",
+    "Region": "bilevel.response.reaction_map.reaction_map",
     "SOBA": "bilevel.solvers.smooth",
+    "SOS1": "bilevel.reformulate",
     "SampleMean": "bilevel.problem.samples",
+    "SingleLevel": "bilevel.solvers",
     "SmoothProblem": "bilevel.problem.smooth",
+    "SmoothSolution": "bilevel.smooth_solution",
+    "Solution": "bilevel.solution",
+    "SolveFailed": "bilevel.errors",
+    "Stance": "bilevel.structure",
+    "Stats": "bilevel.solution",
+    "Status": "bilevel.status",
+    "StrongDuality": "bilevel.reformulate",
+    "Structure": "bilevel.structure",
+    "Substitution": "bilevel.solvers",
+    "Tolerances": "bilevel.solution",
+    "UnsupportedDerivative": "bilevel.errors",
+    "UnsupportedProblem": "bilevel.errors",
+    "WorstAnswer": "bilevel.reformulate",
+    "WorstCase": "bilevel.solvers",
     "gradcheck": "bilevel.layers.gradcheck",
+    "lift": "bilevel.reformulate",
+    "reaction": "bilevel.response.reaction_map.reaction",
+    "read": "bilevel.io",
+    "solve": "bilevel.solvers",
+    "verify": "bilevel.certificates",
+    "write": "bilevel.io",
 }
-_ROOMS = frozenset({"adjoints", "applications", "layers", "learning", "plots"})
-_WITH_TORCH = frozenset({*_LATER, "adjoints", "layers", "learning"})
+_ROOMS = frozenset(
+    {
+        "adjoints",
+        "applications",
+        "backends",
+        "errors",
+        "instances",
+        "io",
+        "layers",
+        "learning",
+        "plots",
+        "problem",
+        "program",
+        "reformulate",
+        "response",
+        "smooth_solution",
+        "solution",
+        "solvers",
+        "status",
+        "structure",
+    }
+)
 
+_WITH_TORCH = frozenset(
+    {
+        "HypergradientDescent",
+        "ReducedNewton",
+        "SOBA",
+        "SampleMean",
+        "SmoothProblem",
+        "adjoints",
+        "gradcheck",
+        "layers",
+        "learning",
+    }
+)
 
-def __getattr__(name: str) -> Any:
-    if name not in _LATER and name not in _ROOMS:
-        raise AttributeError(f"module 'bilevel' has no attribute {name!r}")
-    if name in _WITH_TORCH:
-        try:
-            require("torch", f"bilevel.{name}")
-        except BackendNotFound as error:
-            # No error yet: hasattr, dir and ``from bilevel import *`` ask for every name.
-            return stand_in(name, str(error))
-    if name in _ROOMS:
-        return import_module(f"bilevel.{name}")
-    found = getattr(import_module(_LATER[name]), name)
-    globals()[name] = found
-    return found
+if not TYPE_CHECKING:  # or a type checker would take every misspelt name for one of these
 
+    def __getattr__(name: str) -> Any:
+        if name not in _LATER and name not in _ROOMS:
+            raise AttributeError(f"module 'bilevel' has no attribute {name!r}")
+        if name in _WITH_TORCH:
+            from bilevel.errors import BackendNotFound
+            from bilevel.extras import require, stand_in
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER, *_ROOMS})
+            try:
+                require("torch", f"bilevel.{name}")
+            except BackendNotFound as error:
+                # No error yet: hasattr, dir and ``from bilevel import *`` ask for every name.
+                return stand_in(name, str(error))
+        if name in _ROOMS:
+            return import_module(f"bilevel.{name}")
+        found = getattr(import_module(_LATER[name]), name)
+        globals()[name] = found
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LATER, *_ROOMS})
 
 
 __all__ = [
     "KKT",
     "SOBA",
     "SOS1",
+    "AbstractProblem",
     "Auto",
     "BackendError",
     "BackendNotFound",

@@ -125,6 +125,40 @@ def renamed_attribute(module: str, name: str, old_to_new: Mapping[str, str]) -> 
     return getattr(sys.modules[module], old_to_new[name])
 
 
+class RenamedMember:
+    """An old name of an enumeration's member, in the body of the enumeration.
+
+    Parameters
+    ----------
+    new
+        What the member is called now.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from enum import Enum
+    >>> from bilevel.deprecation import RenamedMember
+    >>> class Colour(Enum):
+    ...     GREEN = 1
+    ...     LIME = RenamedMember("GREEN")
+    >>> with warnings.catch_warnings(record=True) as seen:
+    ...     warnings.simplefilter("always")
+    ...     print(Colour.LIME, len(Colour), len(seen))
+    Colour.GREEN 1 1
+    """
+
+    def __init__(self, new: str) -> None:
+        self._new = new
+        self._old = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._old = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        _warn(f"{owner.__name__}.{self._old}", self._new)
+        return getattr(owner, self._new)
+
+
 def _reader(owner: str, old: str, new: str) -> Callable[[Any], Any]:
     def read(record: Any) -> Any:
         _warn(f"{owner}.{old}", new)

@@ -6,12 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, Flag, auto
 from functools import cached_property
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
 from bilevel.problem.functions import Array, Cone, Kind, Objective, Rows
 from bilevel.problem.standard import is_convex
+
+#: ``(seconds, incumbent, bound)``, whenever one of them improved.
+Moment = tuple[float, float | None, float | None]
 
 
 class Feature(Flag):
@@ -142,6 +146,20 @@ class Program:
             flags |= Feature.CUTS
         return flags
 
+    @cached_property
+    def digest(self) -> bytes:
+        """A digest of all numbers, which tells the program from others."""
+        rows = self.rows
+        objective = self.objective
+        parts: list[Any] = [self.lower, self.upper, self.integer, rows.b, rows.equality]
+        for matrix in (rows.A, objective.P):
+            parts += [matrix.data, matrix.indices, matrix.indptr]
+        parts += [objective.c, np.array([objective.constant])]
+        digest = blake2b(repr(self.sos1).encode())
+        for part in parts:
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.digest()
+
     def complete(self, v: Array) -> Array:
         """Fill the columns that have recipes, in order, from those before them."""
         v = v.copy()
@@ -187,6 +205,32 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Resume:
+    """Where a search that met a limit goes on: opaque, and handed through as it is.
+
+    Parameters
+    ----------
+    digest
+        ``Program.digest`` of the program that was searched.
+    state
+        What the backend knew when it stopped; nobody else reads it.
+    seconds
+        Time spent in the search so far.
+    trace
+        ``(seconds, incumbent, bound)`` so far, in the leader's sense.
+    """
+
+    digest: bytes = field(repr=False)
+    state: Any = field(repr=False)
+    seconds: float
+    trace: tuple[Moment, ...] = field(default=(), repr=False)
+
+    def belongs_to(self, program: Program) -> bool:
+        """Return whether the search was one of this very program."""
+        return self.digest == program.digest
+
+
+@dataclass(frozen=True)
 class Limits:
     """When and how carefully a backend should stop.
 
@@ -219,7 +263,7 @@ class Limits:
     options: dict[str, Any] = field(default_factory=dict)
     progress: Callable[[Progress], bool | None] | None = None
     improve: Callable[[Array], Array | None] | None = None
-    resume: Any = None
+    resume: Resume | None = None
 
 
 @dataclass(frozen=True)
@@ -257,7 +301,7 @@ class RawAnswer:
     seconds: float
     raw_status: str
     cone_duals: tuple[Array, ...] | None = None
-    resume: Any = None
+    resume: Resume | None = None
 
     def __post_init__(self) -> None:
         # Some vendors call an answer to broken numbers optimal.

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from bilevel.program import relative_gap
+from bilevel.deprecation import renamed_fields
+from bilevel.program import Moment, Resume, relative_gap
 from bilevel.status import Status
 
 
@@ -64,7 +65,7 @@ class Certificate:
     unique_multipliers
         Whether the followers' multipliers are unique; ``None`` where unknown.
     multiplier_violation
-        How far the prices the leader uses are from being optimal multipliers.
+        How far the multipliers the leader uses are from being optimal multipliers.
     route
         How the followers were solved again.
     tolerances
@@ -133,6 +134,7 @@ class Certificate:
         return plain
 
 
+@renamed_fields(rest="resume")
 @dataclass(frozen=True)
 class Stats:
     """How an answer was found.
@@ -155,7 +157,7 @@ class Stats:
         ``(seconds, incumbent, bound)`` whenever one of them improved.
     gradients, products
         Gradients of ``F`` and ``f``, products with second derivatives, in passes over the data.
-    rest
+    resume
         Where ``bl.solve(..., start=solution)`` goes on, if a limit ended a search that can.
 
     Examples
@@ -174,10 +176,10 @@ class Stats:
     verify_seconds: float = 0.0
     nodes: int = 0
     note: str = ""
-    trace: tuple[tuple[float, float | None, float | None], ...] = ()
+    trace: tuple[Moment, ...] = ()
     gradients: float = 0.0
     products: float = 0.0
-    rest: Any = field(default=None, repr=False, compare=False)
+    resume: Resume | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -272,7 +274,7 @@ class Solution:
         """Return plain numbers and strings, ready for JSON."""
         named = {i for i, _ in self.entries.values()}
         by_id = {i: name for name, i in self.names.items() if i not in named}
-        stats = {name: value for name, value in vars(self.stats).items() if name != "rest"}
+        stats = {name: value for name, value in vars(self.stats).items() if name != "resume"}
         stats["trace"] = [list(moment) for moment in self.stats.trace]
         return {
             "status": self.status.name,

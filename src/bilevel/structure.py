@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import Enum, Flag, auto
 
+from bilevel.deprecation import RenamedMember
+
 
 class Stance(Enum):
     """Which of several equally good follower answers the leader reckons with.
@@ -42,11 +44,12 @@ class Structure(Flag):
     LINKING_INTEGER = auto()
     LINKING_CONTINUOUS = auto()
     CURVED_BY_LEADER = auto()
-    PRICES = auto()
+    DUAL_VARIABLES = auto()
     VALUES = auto()
     SEVERAL_FOLLOWERS = auto()
     NASH = auto()
     FOLLOWER_CONIC = auto()
+    PRICES = RenamedMember("DUAL_VARIABLES")
 
     def sentences(self) -> tuple[str, ...]:
         """Return one sentence per flag that is set, for people to read."""
@@ -67,7 +70,7 @@ _SENTENCES = {
     Structure.LINKING_INTEGER: "Integer or boolean variables of the leader enter a follower.",
     Structure.LINKING_CONTINUOUS: "Continuous variables of the leader enter a follower.",
     Structure.CURVED_BY_LEADER: "A leader variable scales a follower's quadratic term.",
-    Structure.PRICES: "Multipliers of a follower appear in the leader's problem.",
+    Structure.DUAL_VARIABLES: "Multipliers of a follower appear in the leader's problem.",
     Structure.VALUES: "A follower's optimal value appears in the leader's problem.",
     Structure.SEVERAL_FOLLOWERS: "There are several followers.",
     Structure.NASH: "Nash among followers: a follower's problem contains another's variables.",

@@ -18,7 +18,7 @@ from benchmarks.run import measure, plan
 from scipy.optimize import linprog
 
 import bilevel as bl
-from bilevel.solvers.initial import initial_point
+from bilevel.solvers.starts import initial_point
 
 SHAPES = [(bilevel_qp, (6, 4)), (opposed_qp, (4, 4)), (lplp, LPLP_SIZES[0]), (lplp, (3, 4, 4, 2))]
 IDS = ["benign", "opposed", "LP-LP", "LP-LP with equations"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -13,6 +16,7 @@ from scipy.optimize import linprog
 from tests.registry import BACKENDS, rows
 
 from bilevel import backends
+from bilevel.backends import Purpose, registry
 from bilevel.errors import BackendError, BackendNotFound, ProblemError
 from bilevel.problem.functions import Cone, Monomials, Objective, Rows
 from bilevel.program import Feature, Indicator, Limits, Program, RawAnswer, Termination
@@ -59,6 +63,15 @@ def program(
 
 # v0 + v1 >= 2, v0 - v1 == -1: optimum (0.5, 1.5) of value 0.5 + 3 = 3.5.
 LINEAR = program([1, 2], [[-1, -1], [1, -1]], [-2, -1], [False, True], lower=-np.inf)
+
+# min -v0 - v1 over the unit disc: t = 1 is row 0 of the cone's matrix.
+DISC = program(
+    [-1, -1],
+    lower=-np.inf,
+    cones=(
+        Cone(sp.csr_array(np.array([[0.0, 0], [1, 0], [0, 1]])), np.array([-1.0, 0, 0]), "disc"),
+    ),
+)
 
 
 def solve(row, given: Program, limits: Limits | None = None, **more) -> RawAnswer:
@@ -290,13 +303,10 @@ def test_nonconvex_objective(row):
 
 @EVERY
 def test_second_order_cones(row):
-    # min -v0 - v1 over the unit disc: t = 1 is row 0 of the cone's matrix.
-    cone = Cone(sp.csr_array(np.array([[0.0, 0], [1, 0], [0, 1]])), np.array([-1.0, 0, 0]), "disc")
-    given = program([-1, -1], lower=-np.inf, cones=(cone,))
-    if not takes(row, given):
+    if not takes(row, DISC):
         assert not row.features & Feature.CONES
         return
-    raw = solve(row, given)
+    raw = solve(row, DISC)
     assert raw.bound == pytest.approx(-np.sqrt(2), abs=1e-5)
 
 
@@ -502,18 +512,87 @@ def test_every_backend_has_a_row():
 
 
 def test_unknown_backend_names_the_known_ones():
-    with pytest.raises(ProblemError, match=r"gurobi.*highs.*scip"):
-        backends.get("gurobi")
+    with pytest.raises(ProblemError, match=r"cplex.*highs.*scip"):
+        backends.get("cplex")
+
+
+ROUTES = {
+    Purpose.FOLLOWER: ("highs", "daqp", "clarabel", "scip"),
+    Purpose.CERTIFICATE: ("clarabel", "daqp", "highs", "scip"),
+    Purpose.EXTREME: ("highs", "clarabel", "daqp", "scip"),
+    Purpose.POINT: ("highs", "clarabel", "scip"),
+    Purpose.CONVEX: ("highs", "clarabel"),
+    Purpose.ACTIVE_SET: ("highs", "daqp", "clarabel"),
+    Purpose.CURVED: ("daqp", "clarabel"),
+    Purpose.CONIC: ("clarabel",),
+}
+
+
+@pytest.mark.parametrize("purpose", Purpose, ids=lambda purpose: purpose.name)
+def test_routes_of_a_purpose_stand_in_their_order(purpose):
+    """The order decides which of several answers is found: a change of it is a change of answers.
+
+    None of these backends is an extra, so no purpose is ever without a route.
+    """
+    assert backends.routes(purpose) == ROUTES[purpose]
+    assert tuple(backend.name for backend in backends.serving(purpose)) == ROUTES[purpose]
+
+
+def test_no_two_backends_stand_in_one_place():
+    for purpose in Purpose:
+        places = [e.places[purpose] for e in registry._ENTRIES.values() if purpose in e.places]
+        assert len(set(places)) == len(places), purpose
+
+
+def test_a_backend_that_is_not_installed_is_left_out_of_its_routes(monkeypatch):
+    monkeypatch.setattr(registry, "_installed", lambda package: package != "daqp")
+    assert backends.routes(Purpose.FOLLOWER) == ("highs", "clarabel", "scip")
+    found = [backend.name for backend in backends.serving(Purpose.FOLLOWER)]
+    assert found == ["highs", "clarabel", "scip"]
+
+
+def test_routes_import_no_vendor():
+    """Who serves a purpose is asked without importing those who do; then one after another."""
+    script = (
+        "import sys\n"
+        "from bilevel.backends import Purpose, available, names, routes, serving\n"
+        "vendors = set(names()) - {'tree'}\n"
+        "def loaded():\n"
+        "    return [name for name in vendors if f'bilevel.backends.{name}' in sys.modules]\n"
+        "available(), [routes(purpose) for purpose in Purpose]\n"
+        "print(loaded())\n"
+        "next(serving(Purpose.CONVEX))\n"
+        "print(loaded())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[:2] == ["[]", "['highs']"]
+
+
+@EVERY
+def test_multipliers_that_are_promised_come_with_cones_too(row):
+    backend = backends.get(row.name)
+    assert (row.name in registry.with_multipliers()) == backend.gives_multipliers
+    if not backend.gives_multipliers:
+        return
+    assert row.has_duals
+    if Feature.CONES in row.features:
+        raw = solve(row, DISC)
+        # The gradient is the cone's multiplier seen through its rows: c = A'z, z in the dual cone.
+        (z,) = raw.cone_duals
+        np.testing.assert_allclose(DISC.cones[0].A.T @ z, DISC.objective.c, atol=1e-5)
+        assert np.linalg.norm(z[1:]) <= z[0] + 1e-6
 
 
 @EVERY
 def test_missing_package_names_the_install_line_and_what_is_there(row, monkeypatch):
-    registry = importlib.import_module("bilevel.backends.registry")
     package = registry._ENTRIES[row.name].package
+    install = registry._ENTRIES[row.name].install
     real = registry.find_spec
     monkeypatch.setattr(registry, "find_spec", lambda name: None if name == package else real(name))
     assert row.name not in backends.available()
-    with pytest.raises(BackendNotFound, match=f"pip install {package}") as caught:
+    with pytest.raises(BackendNotFound, match=re.escape(f"pip install {install}")) as caught:
         backends.get(row.name)
     assert isinstance(caught.value, ImportError)
     for other in backends.available():

@@ -19,10 +19,10 @@ from tests.registry import OPTIMISTIC, SOLVERS, rows
 
 import bilevel as bl
 from bilevel import Stance, UnsupportedProblem, backends
+from bilevel.certificates import certify
 from bilevel.problem.functions import Objective
 from bilevel.program import Limits
 from bilevel.solution import Tolerances
-from bilevel.verify import certify
 
 ROWS = [
     row for row in SOLVERS if row.stances == OPTIMISTIC and isinstance(row.build(), bl.SingleLevel)

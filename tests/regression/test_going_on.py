@@ -43,7 +43,7 @@ def test_nodes_seconds_and_trace_continue():
     problem = game()
     whole = bl.solve(problem, bl.Branching())
     first = bl.solve(problem, bl.Branching(), callback=stopped_after(3), throw=False)
-    assert first.stats.rest is not None
+    assert first.stats.resume is not None
     assert first.bound is None or first.bound <= whole.leader_value + 1e-6
     second = bl.solve(problem, bl.Branching(), start=first)
     assert second.status is bl.Status.OPTIMAL
@@ -53,7 +53,7 @@ def test_nodes_seconds_and_trace_continue():
     assert second.stats.trace[: len(first.stats.trace)] == first.stats.trace
     moments = [seconds for seconds, *_ in second.stats.trace]
     assert moments == sorted(moments)
-    assert second.stats.rest is None
+    assert second.stats.resume is None
 
 
 def test_other_numbers_begin_a_new_search_and_say_so():
@@ -72,14 +72,14 @@ def test_other_numbers_begin_a_new_search_and_say_so():
 def test_a_solution_without_a_search_is_a_start():
     problem = game()
     first = bl.solve(problem, bl.Branching())
-    assert first.stats.rest is None
+    assert first.stats.resume is None
     second = bl.solve(problem, bl.SingleLevel(), start=first, time_limit=20)
     assert second.leader_value <= first.leader_value + 1e-5
 
 
 def test_what_is_kept_is_no_part_of_a_report():
     first = bl.solve(game(), bl.Branching(), callback=stopped_after(3), throw=False)
-    assert "rest" not in json.loads(json.dumps(first.to_dict()))["stats"]
+    assert "resume" not in json.loads(json.dumps(first.to_dict()))["stats"]
     assert "State" not in repr(first)
 
 
@@ -94,7 +94,7 @@ def test_other_methods_take_the_point_alone(solver):
 def test_a_pessimistic_search_keeps_nothing():
     problem = bl.Problem(*parts(), stance="pessimistic")
     solution = bl.solve(problem, bl.Branching(), callback=lambda moment: True, throw=False)
-    assert solution.stats.rest is None
+    assert solution.stats.resume is None
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 import bilevel as bl
 from bilevel.problem.standard import is_convex
 from bilevel.reformulate.exchange import exchange
-from bilevel.solvers.initial import initial_point
+from bilevel.solvers.starts import initial_point
 from bilevel.structure import Structure
 
 METHODS = {

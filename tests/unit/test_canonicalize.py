@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 import bilevel as bl
-from bilevel.response.answer import CHECK_ROUTES, FIND_ROUTES, answer
+from bilevel.backends import Purpose
+from bilevel.response.answer import answer
 
 # CVXPY's own remarks about a variable with a sparsity pattern and about squares of parameters.
 pytestmark = [
@@ -649,8 +650,8 @@ def test_answer_is_that_of_cvxpy_alone(source, maximize):
     compiled = Compiled(source, maximize)
     alone, _ = compiled.alone()
     alone.solve(**ACCURATE)
-    for routes in (FIND_ROUTES, CHECK_ROUTES):
-        found = answer(compiled.form, 0, compiled.columns(), routes)
+    for purpose in (Purpose.FOLLOWER, Purpose.CERTIFICATE):
+        found = answer(compiled.form, 0, compiled.columns(), purpose)
         assert compiled.sign * found.value == pytest.approx(alone.value, rel=1e-6, abs=1e-6)
 
 

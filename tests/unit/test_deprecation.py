@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 
+import bilevel as bl
 from bilevel.deprecation import renamed_attribute, renamed_fields, renamed_keywords
+from bilevel.solution import Stats
 
 
 @renamed_fields(limit="max_steps")
@@ -53,3 +55,13 @@ def test_an_old_name_of_a_module():
         assert renamed_attribute(__name__, "OldRecord", {"OldRecord": "Record"}) is me.Record
     with pytest.raises(AttributeError, match="no attribute 'Other'"):
         renamed_attribute(__name__, "Other", {"OldRecord": "Record"})
+
+
+def test_old_names_of_solvers_and_structure():
+    problem = bl.instances.get("T4").problem
+    with pytest.warns(DeprecationWarning, match="dual_variables"):
+        assert problem.compile().prices == ()
+    with pytest.warns(DeprecationWarning, match="resume"):
+        assert Stats("SingleLevel").rest is None
+    with pytest.warns(DeprecationWarning, match="Structure.PRICES is now called DUAL_VARIABLES"):
+        assert bl.Structure.PRICES is bl.Structure.DUAL_VARIABLES

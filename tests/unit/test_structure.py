@@ -51,7 +51,7 @@ def test_a_leader_that_only_shifts_the_followers_value_does_not_link():
         ({"objective": lambda x, y: x * y}, Structure.PRODUCTS),
         ({"rows": lambda x, y: [x * y >= 1]}, Structure.PRODUCTS),
         ({"objective": lambda x, y: x * cp.square(y)}, Structure.CURVED_BY_LEADER),
-        ({"leader": lambda x, y, f: x + f.dual(f.constraints[0])}, Structure.PRICES),
+        ({"leader": lambda x, y, f: x + f.dual(f.constraints[0])}, Structure.DUAL_VARIABLES),
         ({"leader": lambda x, y, f: x + f.value}, Structure.VALUES),
         ({"x": cp.Variable(name="k", boolean=True)}, Structure.LINKING_INTEGER),
         ({"x": cp.Variable(name="k", integer=True)}, Structure.LEADER_INTEGER),

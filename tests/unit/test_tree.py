@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bilevel import backends
+from bilevel.backends import Purpose
 from bilevel.backends.tree import _session
 from bilevel.backends.tree.compact import Compact
 from bilevel.backends.tree.search import Search
@@ -73,7 +74,7 @@ def brute(program: Program) -> float:
                 program.objective,
                 program.rows,
             )
-            raw, _ = solve_continuous(leaf, ("highs", "clarabel"))
+            raw, _ = solve_continuous(leaf, Purpose.CONVEX)
             if raw is not None and raw.termination is Termination.OPTIMAL:
                 best = min(best, raw.bound)
     return best
@@ -185,7 +186,7 @@ def test_a_compact_program_says_the_same(seed):
         program.objective,
         program.rows,
     )
-    raw, _ = solve_continuous(relaxed, ("highs",))
+    raw, _ = solve_continuous(relaxed, "highs")
     if raw.termination is not Termination.OPTIMAL:
         assert answer.termination is raw.termination
         return
@@ -227,7 +228,7 @@ def test_a_highs_of_other_threads_does_not_stop_the_session():
             program.objective,
             program.rows,
         ),
-        ("highs",),
+        "highs",
     )
     assert first is not None
     from bilevel.backends.tree.highs_session import HiGHSSession

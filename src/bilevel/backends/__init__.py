@@ -1,6 +1,6 @@
 """One single-level program in, one raw answer out: a file per vendor."""
 
 from bilevel.backends.backend import AbstractBackend
-from bilevel.backends.registry import available, get, names
+from bilevel.backends.registry import Purpose, available, get, names, routes, serving
 
-__all__ = ["AbstractBackend", "available", "get", "names"]
+__all__ = ["AbstractBackend", "Purpose", "available", "get", "names", "routes", "serving"]

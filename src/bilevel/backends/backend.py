@@ -24,19 +24,30 @@ VERDICTS = frozenset(
 class AbstractBackend(ABC):
     """Hands a program to one vendor's solver.
 
+    A backend has no state of its own: one object may serve several threads. One of your own is
+    given to a solver as an object, ``SingleLevel(..., backend=MyBackend())``; those with a name
+    have an entry in ``backends/registry.py``, which also says what for they are used.
+
     Attributes
     ----------
     name
-        The vendor, as users write it.
+        The vendor, as users write it and as statistics report it.
     features
         What the vendor can take.
+    gives_multipliers
+        Whether its answers to continuous convex programs come with the multipliers of all rows
+        and all cones; layers, which differentiate by them, take no other backend.
     verdicts
         What the vendor says of a continuous program that needs no second opinion.
     """
 
     name: ClassVar[str]
     features: ClassVar[Feature]
+    gives_multipliers: ClassVar[bool]
     verdicts: ClassVar[frozenset[Termination]] = VERDICTS
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
 
     def missing(self, program: Program) -> Feature:
         """Return what the program needs and this vendor lacks."""

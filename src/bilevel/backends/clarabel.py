@@ -41,6 +41,7 @@ class Clarabel(AbstractBackend):
         | Feature.EXPONENTIAL_CONES
         | Feature.SEMIDEFINITE_CONES
     )
+    gives_multipliers = True
 
     def solve(self, program: Program, limits: Limits, start: Array | None = None) -> RawAnswer:
         """See the abstract method; ``start`` is not used by an interior-point method."""

@@ -31,6 +31,7 @@ class DAQP(AbstractBackend):
 
     name = "daqp"
     features = Feature.CONVEX_QUADRATIC
+    gives_multipliers = True
     # It calls some programs unbounded that have an optimum.
     verdicts = frozenset({Termination.OPTIMAL, Termination.INFEASIBLE})
 

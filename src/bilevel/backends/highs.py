@@ -41,6 +41,7 @@ class HiGHS(AbstractBackend):
 
     name = "highs"
     features = Feature.INTEGER
+    gives_multipliers = True
 
     def solve(self, program: Program, limits: Limits, start: Array | None = None) -> RawAnswer:
         """See the abstract method."""

@@ -57,6 +57,7 @@ class IPOPT(AbstractBackend):
 
     name = "ipopt"
     features = Feature.CONVEX_QUADRATIC | Feature.CONES
+    gives_multipliers = False  # of rows, but not of cones
 
     def solve(self, program: Program, limits: Limits, start: Array | None = None) -> RawAnswer:
         """See the abstract method."""

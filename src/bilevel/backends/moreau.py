@@ -34,6 +34,7 @@ class Moreau(AbstractBackend):
 
     name = "moreau"
     features = Feature.CONVEX_QUADRATIC | Feature.CONES
+    gives_multipliers = True
     verdicts = frozenset({Termination.OPTIMAL})
 
     def solve(self, program: Program, limits: Limits, start: Array | None = None) -> RawAnswer:

@@ -28,6 +28,7 @@ class ProxQP(AbstractBackend):
 
     name = "proxsuite"
     features = Feature.CONVEX_QUADRATIC
+    gives_multipliers = True
     # Its verdicts of infeasibility and unboundedness are estimates from a few iterates.
     verdicts = frozenset({Termination.OPTIMAL})
 

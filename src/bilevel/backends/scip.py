@@ -45,6 +45,7 @@ class SCIP(AbstractBackend):
 
     name = "scip"
     features = ~(Feature.EXPONENTIAL_CONES | Feature.SEMIDEFINITE_CONES)
+    gives_multipliers = False
 
     def solve(self, program: Program, limits: Limits, start: Array | None = None) -> RawAnswer:
         """See the abstract method."""

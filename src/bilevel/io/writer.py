@@ -86,7 +86,7 @@ def _reasons(form: StandardForm) -> list[str]:
     if (crossed := form.columns.lower > form.columns.upper).any():
         name = form.columns.names[int(np.flatnonzero(crossed)[0])]
         reasons.append(f"the bounds of {name} leave no value; give it one")
-    if form.prices or form.values:
+    if form.dual_variables or form.values:
         reasons.append(
             "the leader uses multipliers or the value of a follower; write its optimality "
             "conditions, or leave them out"

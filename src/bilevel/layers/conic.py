@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bilevel.adjoints.convex.cone import jacobian, residual
 from bilevel.adjoints.convex.projections import derivative, project
+from bilevel.backends import Purpose
 from bilevel.errors import BatchFailed
 from bilevel.layers.answer import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.layers.options import Options
@@ -69,12 +70,11 @@ class ConicSolver:
         if not all(np.isfinite(part).all() for part in (P, q, A, b)):
             return *nothing, Status.FAILED, NOT_FINITE
         options = self._options
-        routes = (options.backend,) if options.backend else ("clarabel",)
         limits = Limits(options=dict(options.vendor), verbose=options.verbose)
-        raw, route = solve_continuous(self._as_program(P, q, A, b), routes, limits)
-        route = " or ".join(routes) if raw is None else route
+        program = self._as_program(P, q, A, b)
+        raw, route = solve_continuous(program, options.backend or Purpose.CONIC, limits)
         if raw is None or raw.v is None or raw.duals is None or raw.cone_duals is None:
-            return *nothing, *verdict(P, raw, route if raw is not None else routes[0])
+            return *nothing, *verdict(P, raw, route)
         z = np.concatenate([raw.duals, *raw.cone_duals])
         y, v, error = self._polish(P, q, A, b, raw.v, z)
         if error <= ACCEPTED:

@@ -10,8 +10,6 @@ from typing import Any
 from bilevel.backends import registry
 from bilevel.errors import BilevelWarning, ProblemError
 
-#: Backends whose answers come with multipliers.
-WITH_MULTIPLIERS = ("clarabel", "daqp", "highs", "moreau", "proxsuite")
 ON_FAILURE = ("raise", "nan", "zero")
 # What cvxpylayers passes on to SCS, diffcp or Moreau: accuracy, threads, effort.
 _FOREIGN = frozenset(
@@ -71,11 +69,10 @@ class Options:
             raise ProblemError(f"on_failure must be one of {ON_FAILURE}, not {self.on_failure!r}.")
         if self.backend is not None:
             name = str(self.backend).lower()
-            registry.get(name)
-            if name not in WITH_MULTIPLIERS:
+            if not registry.get(name).gives_multipliers:
                 raise ProblemError(
                     f"Backend {name!r} does not return multipliers of convex programs, which the "
-                    f"derivative needs; use one of {list(WITH_MULTIPLIERS)}."
+                    f"derivative needs; use one of {list(registry.with_multipliers())}."
                 )
             object.__setattr__(self, "backend", name)
 
@@ -100,6 +97,6 @@ def read_options(options: Options, solver_args: Mapping[str, Any] | None) -> Opt
     if given and backend is None:
         raise ProblemError(
             f"solver_args {sorted(given)} are options of a backend; name it with solver=..., one "
-            f"of {list(WITH_MULTIPLIERS)}."
+            f"of {list(registry.with_multipliers())}."
         )
     return replace(options, backend=backend, vendor={**options.vendor, **given}, verbose=verbose)

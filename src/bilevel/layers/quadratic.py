@@ -8,6 +8,7 @@ import torch
 
 from bilevel.adjoints.convex import kernels, saddle
 from bilevel.adjoints.convex.kkt import QuadraticResponses
+from bilevel.backends import Purpose, routes
 from bilevel.backends.daqp_batch import solve_distances
 from bilevel.errors import BatchFailed
 from bilevel.layers.answer import ACCEPTED, NOT_FINITE, Record, verdict
@@ -20,7 +21,6 @@ from bilevel.status import Status
 
 #: An answer with a larger residual is polished.
 _POLISHED = 1e-12
-_ROUTES = ("highs", "daqp", "clarabel")
 
 
 class QuadraticSolver:
@@ -124,16 +124,19 @@ class _One:
         raw = None
         route = backend or ""
         if np.linalg.eigvalsh(self.P)[:1].min(initial=0.0) >= -1e-9 * abs(self.P).max(initial=0.0):
-            raw, found = self._solve((backend,) if backend else _ROUTES, limits)
+            raw, found = self._solve(backend or Purpose.ACTIVE_SET, limits)
             route = found if raw is not None else route
         if raw is None or raw.v is None or raw.duals is None:
             return *nothing, *verdict(self.P, raw, route)
         y, z, residual = self._polish(raw.v, raw.duals)
-        rest = () if backend else tuple(other for other in _ROUTES if other != route)
-        for other in rest:  # a route may be inaccurate on a program that another one solves
+        # A route may be inaccurate on a program that another one solves.
+        others = () if backend or residual <= ACCEPTED else routes(Purpose.ACTIVE_SET)
+        for other in others:
             if residual <= ACCEPTED:
                 break
-            raw, _ = self._solve((other,), limits)
+            if other == route:
+                continue
+            raw, _ = self._solve(other, limits)
             if raw is not None and raw.v is not None and raw.duals is not None:
                 found = self._polish(raw.v, raw.duals)
                 y, z, residual = min((y, z, residual), found, key=lambda one: one[2])
@@ -142,13 +145,12 @@ class _One:
         why = f"{route} returned a point whose optimality conditions fail by {residual:.1e}"
         return *nothing, Status.FAILED, why
 
-    def _solve(self, routes: tuple[str, ...], limits: Limits) -> tuple[RawAnswer | None, str]:
+    def _solve(self, asked: Purpose | str, limits: Limits) -> tuple[RawAnswer | None, str]:
         m = len(self.b)
         equality = np.arange(m) < self.equalities
         rows = Rows(sp.csr_array(self.A), self.b, equality, Monomials.empty(), ("row",) * m)
         program = continuous_program(Objective(sp.csr_array(self.P), self.q), rows)
-        raw, route = solve_continuous(program, routes, limits)
-        return raw, " or ".join(routes) if raw is None else route
+        return solve_continuous(program, asked, limits)
 
     def _polish(self, y: Array, z: Array) -> tuple[Array, Array, float]:
         """Solve the optimality conditions on the rows that look active; keep what is better."""

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 
 from bilevel.adjoints import KKT, Cone
 from bilevel.adjoints.convex.sparse import SparseFactor
+from bilevel.backends import Purpose
 from bilevel.errors import BatchFailed, UnsupportedProblem
 from bilevel.layers.answer import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.layers.options import Options
@@ -139,12 +140,10 @@ class _One:
             return Status.FAILED, NOT_FINITE
         rows = Rows(self.A, self.b, self.equality, Monomials.empty(), ("row",) * len(self.b))
         program = continuous_program(Objective(self.P, self.q), rows)
-        routes = (options.backend,) if options.backend else ("highs", "clarabel")
         limits = Limits(options=dict(options.vendor), verbose=options.verbose)
-        raw, route = solve_continuous(program, routes, limits)
-        route = " or ".join(routes) if raw is None else route
+        raw, route = solve_continuous(program, options.backend or Purpose.CONVEX, limits)
         if raw is None or raw.v is None or raw.duals is None:
-            return verdict(np.zeros((0, 0)), raw, route if raw is not None else routes[0])
+            return verdict(np.zeros((0, 0)), raw, route)
         self.y = raw.v
         self.z = raw.duals
         self.residual = self._residual(self.y, self.z)

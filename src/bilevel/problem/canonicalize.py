@@ -21,8 +21,8 @@ from bilevel.problem.rewrite import Rewriter
 from bilevel.problem.standard import (
     LEADER,
     Columns,
+    DualVariable,
     FollowerForm,
-    Price,
     StandardForm,
 )
 from bilevel.structure import Stance
@@ -39,7 +39,7 @@ class LevelSource:
 
 
 @dataclass(frozen=True)
-class PriceSource:
+class DualSource:
     """A leader variable that stands for the multiplier of one constraint of a follower."""
 
     variable: cp.Variable
@@ -78,7 +78,7 @@ class Canonical:
         The leader's level.
     followers
         The followers' levels.
-    prices
+    dual_variables
         Multipliers that the leader uses.
     values
         ``(variable, follower)`` for each follower value that the leader uses.
@@ -90,17 +90,17 @@ class Canonical:
         self,
         leader: LevelSource,
         followers: Sequence[LevelSource],
-        prices: Sequence[PriceSource],
+        dual_variables: Sequence[DualSource],
         values: Sequence[tuple[cp.Variable, int]],
         names: Sequence[str],
     ) -> None:
         self._sources = (leader, *followers)
-        self._prices = tuple(prices)
+        self._dual_variables = tuple(dual_variables)
         self._values = tuple(values)
         self._names = tuple(names)
         self.leaves: dict[int, Leaf] = {}
         first = 0
-        extra = [p.variable for p in prices] + [v for v, _ in values]
+        extra = [p.variable for p in dual_variables] + [v for v, _ in values]
         for source in (*self._sources, LevelSource("", None, (), tuple(extra))):
             for variable in source.variables:
                 leaf = make_leaf(variable, first)
@@ -194,7 +194,7 @@ class Canonical:
             rows = level.rows.take(touched)
             followers.append(FollowerForm(self._names[k], own, level.objective, rows, level.cones))
             moved.append(level.rows.take(~touched))
-        prices = self._find_prices(expanded, pattern)
+        dual_variables = self._find_dual_variables(expanded, pattern)
         value_rows = [value_row(self.leaves[v.id].first, followers[k]) for v, k in self._values]
         rows = Rows.stack(expanded[0].rows, *moved, *value_rows)
         columns, rows = self._bounds(compiled.columns, rows)
@@ -207,7 +207,7 @@ class Canonical:
             rows,
             expanded[0].cones,
             tuple(followers),
-            prices,
+            dual_variables,
             tuple((self.leaves[v.id].first, k) for v, k in self._values),
             stance,
         )
@@ -261,9 +261,11 @@ class Canonical:
         auxiliary = np.arange(n) >= self._n_plain
         return Columns(tuple(names), lower, upper, integer, owner, auxiliary)
 
-    def _find_prices(self, expanded: Sequence[Expanded], pattern: Pattern) -> tuple[Price, ...]:
-        prices = []
-        for source in self._prices:
+    def _find_dual_variables(
+        self, expanded: Sequence[Expanded], pattern: Pattern
+    ) -> tuple[DualVariable, ...]:
+        found = []
+        for source in self._dual_variables:
             level = expanded[source.follower + 1]
             kept = np.flatnonzero(pattern.touched[source.follower])
             first = self.leaves[source.variable.id].first
@@ -276,11 +278,11 @@ class Canonical:
                     f"multiplier there."
                 )
             entries = level.row_entry[kept][where]
-            prices += [
-                Price(first + int(entry), source.follower, int(row))
+            found += [
+                DualVariable(first + int(entry), source.follower, int(row))
                 for entry, row in zip(entries, where, strict=True)
             ]
-        return tuple(prices)
+        return tuple(found)
 
 
 def _bounds_from_rows(columns: Columns, rows: Rows) -> tuple[Columns, Rows]:

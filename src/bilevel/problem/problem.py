@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import cvxpy as cp
 
 from bilevel.errors import ProblemError
-from bilevel.problem.canonicalize import Canonical, LevelSource, PriceSource
+from bilevel.problem.abstract import AbstractProblem
+from bilevel.problem.canonicalize import Canonical, DualSource, LevelSource
 from bilevel.problem.follower import Derived, Follower, as_constraints, as_objective
 from bilevel.problem.leaves import Leaf, label
 from bilevel.problem.standard import StandardForm
 from bilevel.structure import Stance, Structure
 
 
-class Problem:
+class Problem(AbstractProblem):
     r"""A leader that decides first, and followers that answer optimally.
 
         minimize    F(x, y)
@@ -63,6 +64,8 @@ class Problem:
     >>> print(round(bl.solve(problem).leader_value, 6))
     8.0
     """
+
+    driver: ClassVar[str] = "bilevel.solvers.compiled:solve_compiled"
 
     def __init__(
         self,
@@ -260,7 +263,7 @@ def _canonical(problem: Problem) -> Canonical:
     used = {v.id for part in (problem.objective, *problem.constraints) for v in part.variables()}
     leader = LevelSource("the leader", problem.objective, problem.constraints, problem.variables)
     sources = []
-    prices = []
+    dual_variables = []
     values = []
     for k, follower in enumerate(problem.followers):
         who = f"follower {follower.name!r}"
@@ -270,7 +273,7 @@ def _canonical(problem: Problem) -> Canonical:
         for number, constraint in enumerate(follower.constraints):
             dual = follower.duals.get(constraint.id)
             if dual is not None and dual.id in used:
-                prices.append(PriceSource(dual, k, number))
+                dual_variables.append(DualSource(dual, k, number))
         if follower._value.id in used:
             values.append((follower._value, k))
-    return Canonical(leader, sources, prices, values, [f.name for f in problem.followers])
+    return Canonical(leader, sources, dual_variables, values, [f.name for f in problem.followers])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from bilevel.deprecation import renamed_fields
 from bilevel.problem.functions import NEARLY, Array, Cone, Objective, Rows
 from bilevel.structure import Stance, Structure
 
@@ -79,7 +80,7 @@ class FollowerForm:
 
 
 @dataclass(frozen=True)
-class Price:
+class DualVariable:
     """A leader column that equals a multiplier of a follower's row."""
 
     column: int
@@ -87,12 +88,13 @@ class Price:
     row: int
 
 
+@renamed_fields(prices="dual_variables")
 @dataclass(frozen=True)
 class StandardForm:
     r"""``min F(w) s.t. G(w) <= 0, H(w) = 0, w_k in argmin follower k`` at fixed parameters.
 
     One vector ``w`` holds the columns of every level: the leader's variables, the followers',
-    prices (multipliers the leader uses) and auxiliary columns of the compilation.
+    dual variables (multipliers the leader uses) and auxiliary columns of the compilation.
 
     Parameters
     ----------
@@ -106,8 +108,8 @@ class StandardForm:
         The leader's second-order cones.
     followers
         The followers.
-    prices
-        Which leader columns are multipliers.
+    dual_variables
+        Which leader columns are multipliers of followers.
     values
         For each leader column that is a follower's optimal value: ``(column, follower)``.
     stance
@@ -124,7 +126,7 @@ class StandardForm:
     rows: Rows
     cones: tuple[Cone, ...]
     followers: tuple[FollowerForm, ...]
-    prices: tuple[Price, ...]
+    dual_variables: tuple[DualVariable, ...]
     values: tuple[tuple[int, int], ...]
     stance: Stance
 
@@ -147,7 +149,7 @@ class StandardForm:
     def coupled_rows(self) -> Array:
         """Which leader rows contain columns that the followers determine, shape ``(m,)``."""
         determined = self.follower_mask.copy()
-        determined[[p.column for p in self.prices]] = True
+        determined[[p.column for p in self.dual_variables]] = True
         determined[[column for column, _ in self.values]] = True
         return self.rows.touches(determined)
 
@@ -230,8 +232,8 @@ def _flags(form: StandardForm) -> Iterator[Structure]:
         yield Structure.LINKING_INTEGER
     if (linking & leader & ~columns.integer).any():
         yield Structure.LINKING_CONTINUOUS
-    if form.prices:
-        yield Structure.PRICES
+    if form.dual_variables:
+        yield Structure.DUAL_VARIABLES
     if form.values:
         yield Structure.VALUES
     if len(form.followers) > 1:

@@ -7,13 +7,12 @@ from dataclasses import replace
 import numpy as np
 import scipy.sparse as sp
 
+from bilevel.backends import Purpose
 from bilevel.errors import UnsupportedProblem
 from bilevel.problem.functions import Array, Objective, Rows
 from bilevel.problem.standard import StandardForm
-from bilevel.program import Program
 from bilevel.reformulate.closed_bounds import network_bounds, packing_bounds
 from bilevel.reformulate.mccormick import MARGIN, extremes, relaxation, unit
-from bilevel.reformulate.reformulation import begin
 from bilevel.response.answer import continuous_program, solve_continuous
 
 
@@ -82,22 +81,13 @@ def multiplier_bounds(form: StandardForm, k: int, needed: Array | None = None) -
     try:
         return _by_programs(form, k, asked)
     except UnsupportedProblem:
-        if any(price.follower == k for price in form.prices):
+        if any(dual.follower == k for dual in form.dual_variables):
             raise
         for derive in (packing_bounds, network_bounds):
             if (found := derive(form, k)) is not None:
                 bounds, origin = found
                 return np.array([_widen(bound) for bound in bounds]), origin
         raise
-
-
-def high_point(form: StandardForm) -> Program:
-    """Return the high-point relaxation: all constraints of all levels, the leader's objective."""
-    builder = begin(form)
-    for rows in (form.rows, *(follower.rows for follower in form.followers)):
-        builder.rows(rows)
-    builder.cones = sum((follower.cones for follower in form.followers), form.cones)
-    return builder.build(form.objective)
 
 
 def _by_programs(form: StandardForm, k: int, asked: Array) -> tuple[Array, str]:
@@ -131,7 +121,7 @@ def _check_recession(form: StandardForm, k: int, asked: Array) -> None:
     lower = np.where(rows.equality, -np.inf, 0.0)
     upper = np.where(asked, 1.0, np.inf)
     program = continuous_program(objective, equations, lower, upper)
-    raw, _ = solve_continuous(program, ("highs", "clarabel"))
+    raw, _ = solve_continuous(program, Purpose.CONVEX)
     if raw is None or raw.v is None:
         raise UnsupportedProblem(
             f"Bounds on multipliers of follower {follower.name!r} could not be tested. Use SOS1."

@@ -80,7 +80,7 @@ class KKT(AbstractReformulation):
             for part in rows:
                 builder.rows(linearizer.rows(part))
         builder.rows(linearizer.rows(form.rows))
-        add_prices(builder, form, multipliers)
+        add_dual_variables(builder, form, multipliers)
         cost = exchange(form.objective, form.followers, multipliers, len(builder))
         objective = linearizer.objective(cost)
         note = "; ".join(dict.fromkeys(o for o in origins if o))
@@ -124,9 +124,9 @@ def optimality(
     return columns, slacks, parts, "" if bounds is None else bounds.origin
 
 
-def add_prices(builder: Builder, form: StandardForm, multipliers: list[np.ndarray]) -> None:
-    """Tie the leader's price columns to the followers' multipliers."""
-    for price in form.prices:
-        target = int(multipliers[price.follower][price.row])
-        name = form.columns.names[price.column]
-        builder.row([price.column, target], [1.0, -1.0], 0.0, name, equality=True)
+def add_dual_variables(builder: Builder, form: StandardForm, multipliers: list[np.ndarray]) -> None:
+    """Tie the leader's dual variables to the followers' multipliers."""
+    for dual in form.dual_variables:
+        target = int(multipliers[dual.follower][dual.row])
+        name = form.columns.names[dual.column]
+        builder.row([dual.column, target], [1.0, -1.0], 0.0, name, equality=True)

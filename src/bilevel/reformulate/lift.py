@@ -201,7 +201,7 @@ def _relieved(follower: Follower, moved: list[Any], penalty: str, price: float) 
             f"Without {', '.join(str(c) for c in moved)}, nothing determines all variables of "
             f"follower {follower.name!r}: lift fewer constraints, or choose a penalty. ({error})"
         ) from error
-    # Prices and values that the leader uses go on meaning this follower's.
+    # Dual variables and values that the leader uses go on meaning this follower's.
     ids = {constraint.id for constraint in kept}
     twin.duals.update({i: dual for i, dual in follower.duals.items() if i in ids})
     twin._value = follower._value

@@ -1,4 +1,4 @@
-"""Linear relaxations of both levels, in which a product of columns is boxed in, not left out."""
+"""Relaxations of both levels: the high point, and a linear one that boxes products in."""
 
 from __future__ import annotations
 
@@ -38,6 +38,15 @@ class Relaxation:
     program: Program
     rows: tuple[Rows, ...]
     multipliers: Array
+
+
+def high_point(form: StandardForm) -> Program:
+    """Return the high-point relaxation: all constraints of all levels, the leader's objective."""
+    builder = begin(form)
+    for rows in (form.rows, *(follower.rows for follower in form.followers)):
+        builder.rows(rows)
+    builder.cones = sum((follower.cones for follower in form.followers), form.cones)
+    return builder.build(form.objective)
 
 
 def relaxation(form: StandardForm, k: int | None = None) -> Relaxation:

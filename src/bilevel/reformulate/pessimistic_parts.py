@@ -158,8 +158,10 @@ def reasons_against(form: StandardForm) -> list[str]:
         reasons.append("The worst case is dualized for the pessimistic stance only.")
     if is_nash(form):
         reasons.append("The pessimistic problem is not defined for followers in equilibrium.")
-    if form.prices or form.values:
-        reasons.append("Prices and follower values are not supported in pessimistic problems.")
+    if form.dual_variables or form.values:
+        reasons.append(
+            "Followers' multipliers and values are not supported in pessimistic problems."
+        )
     if not all(f.is_linear for f in form.followers):
         reasons.append("The worst case is dualized for LP followers only.")
     mask = form.follower_mask

@@ -12,7 +12,7 @@ from bilevel.problem.functions import Array, Cone, Kind, Monomials, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.reformulate.builder import Builder
 from bilevel.reformulate.encodings import SOS1
-from bilevel.reformulate.kkt import add_prices, optimality
+from bilevel.reformulate.kkt import add_dual_variables, optimality
 from bilevel.reformulate.reformulation import Reformulated, begin
 
 # A factor of a singular matrix is a singular point of the program; a start is moved away from it.
@@ -59,7 +59,7 @@ def relaxed(form: StandardForm) -> tuple[Reformulated, Rows]:
         builder.rows(stationary)
         multipliers.append(columns)
     builder.rows(form.rows)
-    add_prices(builder, form, multipliers)
+    add_dual_variables(builder, form, multipliers)
     program = builder.build(form.objective)
     for name, pair in program.sos1:
         gaps.add(name, pair[:1], pair[1:])

@@ -11,7 +11,7 @@ from bilevel.problem.functions import Array, Monomials, Rows
 from bilevel.problem.standard import FollowerForm, StandardForm
 from bilevel.reformulate.encodings import SOS1, AbstractEncoding
 from bilevel.reformulate.exchange import exchange
-from bilevel.reformulate.kkt import add_prices
+from bilevel.reformulate.kkt import add_dual_variables
 from bilevel.reformulate.products import Linearizer
 from bilevel.reformulate.reformulation import (
     AbstractReformulation,
@@ -97,7 +97,7 @@ class StrongDuality(AbstractReformulation):
             tolerant |= len(gap.products) > 0
             builder.rows(gap)
         builder.rows(linearizer.rows(form.rows))
-        add_prices(builder, form, multipliers)
+        add_dual_variables(builder, form, multipliers)
         cost = exchange(form.objective, form.followers, multipliers, len(builder))
         objective = linearizer.objective(cost)
         note = "; ".join(dict.fromkeys(o for o in origins if o))

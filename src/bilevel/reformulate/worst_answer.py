@@ -36,7 +36,7 @@ class WorstAnswer(AbstractReformulation):
         A'mu + d = 0,          mu >= 0,   mu_i s_i = 0       (y is a best answer)
         A'lam + t d = c(x),    lam >= 0,  lam_i s_i = 0      (no best answer is worse)
 
-    ``t`` is free: every best answer has the same value, so it prices an equation.
+    ``t`` is free: every best answer has the same value, so it is the multiplier of an equation.
 
     Parameters
     ----------

@@ -14,8 +14,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel import backends
+from bilevel.backends import AbstractBackend, Purpose
 from bilevel.backends.backend import VERDICTS
-from bilevel.errors import BackendError, BackendNotFound, UnsupportedProblem
+from bilevel.errors import BackendError, UnsupportedProblem
 from bilevel.problem.cones import interior
 from bilevel.problem.functions import Array, Cone, Monomials, Objective, Rows
 from bilevel.problem.standard import StandardForm, is_strictly_convex
@@ -93,52 +94,64 @@ def continuous_program(
 
 
 def solve_continuous(
-    program: Program, routes: Sequence[str], limits: Limits = _SILENT
+    program: Program, asked: Purpose | str | AbstractBackend, limits: Limits = _SILENT
 ) -> tuple[RawAnswer | None, str]:
-    """Solve by the first backend of ``routes`` that accepts the program and reaches a verdict."""
-    last: tuple[RawAnswer | None, str] = (None, "none")
+    """Solve by the first backend that accepts the program and reaches a verdict.
+
+    Parameters
+    ----------
+    program
+        What is solved; its rows are scaled to unit norm before.
+    asked
+        What for, which says the backends and their order; or one backend.
+    limits
+        As for a backend's ``solve``.
+
+    Returns
+    -------
+    tuple
+        The answer, the last one where none is a verdict, and the name of the backend that gave
+        it; ``None`` where no backend accepts the program, and the names of those asked.
+    """
+    last = None
+    tried = []
     # Backends measure violations in absolute terms; a certificate measures them on unit rows.
     rows, factor = program.rows.unit()
     program = replace(program, rows=rows)
-    for route in routes:
+    for backend in backends.serving(asked):
+        tried.append(backend.name)
+        if backend.missing(program):
+            continue
         try:
-            backend = backends.get(route)
-            if backend.missing(program):
-                continue
             answer = backend.solve(program, limits)
-        except (BackendNotFound, BackendError):
+        except BackendError:
             continue
         if answer.duals is not None:
             answer = replace(answer, duals=answer.duals * factor)
-        last = (answer, route)
+        last = (answer, backend.name)
         if answer.termination in backend.verdicts:
             return last
-    return last
+    return last or (None, " or ".join(tried))
 
 
-def sweep_continuous(
-    program: Program, costs: Sequence[Array], routes: Sequence[str] = ("highs", "clarabel")
-) -> Iterator[RawAnswer | None]:
+def sweep_continuous(program: Program, costs: Sequence[Array]) -> Iterator[RawAnswer | None]:
     """Solve one linear program for several costs; those without a verdict by the next route."""
     rows, _ = program.rows.unit()
     unit = replace(program, rows=rows)
-    for cost, raw in zip(costs, backends.get(routes[0]).sweep(unit, costs, _SILENT), strict=True):
+    first = next(backends.serving(Purpose.CONVEX))
+    for cost, raw in zip(costs, first.sweep(unit, costs, _SILENT), strict=True):
         if raw.termination in VERDICTS:
             yield raw
         else:
             objective = Objective(sp.csr_array((program.n, program.n)), cost)
-            yield solve_continuous(replace(program, objective=objective), routes)[0]
-
-
-FIND_ROUTES = ("highs", "daqp", "clarabel", "scip")
-CHECK_ROUTES = ("clarabel", "daqp", "highs", "scip")
+            yield solve_continuous(replace(program, objective=objective), Purpose.CONVEX)[0]
 
 
 def answer(
     form: StandardForm,
     k: int,
     w: Array,
-    routes: Sequence[str] = FIND_ROUTES,
+    purpose: Purpose = Purpose.FOLLOWER,
     admit: bool = False,
 ) -> FollowerAnswer:
     """Solve follower ``k`` with all other columns fixed at ``w``.
@@ -164,7 +177,7 @@ def answer(
             for cone in program.cones
         )
         program = replace(program, rows=rows, cones=cones)
-    raw, route = solve_continuous(program, routes)
+    raw, route = solve_continuous(program, purpose)
     if raw is None or raw.v is None or raw.termination is not Termination.OPTIMAL:
         ended = Termination.NUMERICAL if raw is None else raw.termination
         return FollowerAnswer(ended, None, np.nan, None, None, route)

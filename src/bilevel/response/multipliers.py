@@ -1,4 +1,4 @@
-"""Whether prices are optimal multipliers of the followers, and whether there is a choice."""
+"""Whether dual variables are optimal multipliers of followers, and whether there is a choice."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse as sp
 
+from bilevel.backends import Purpose
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Program, Termination
@@ -21,13 +22,13 @@ _ACTIVE = 1e-6
 
 
 def multiplier_violation(form: StandardForm, w: Array) -> float:
-    """Return how far the prices the leader uses are from being optimal multipliers.
+    """Return how far the dual variables the leader uses are from being optimal multipliers.
 
-    For each follower the smallest ``t`` is found such that multipliers with these prices exist with
+    For each follower the smallest ``t`` is found such that multipliers with these values exist with
     ``|grad f + A'lam| <= t`` and ``lam_i s_i <= t`` row by row.
     """
     worst = 0.0
-    for k in sorted({price.follower for price in form.prices}):
+    for k in sorted({dual.follower for dual in form.dual_variables}):
         program = follower_program(form, k, w)
         y = w[form.followers[k].columns]
         gradient = program.objective.P @ y + program.objective.c
@@ -37,11 +38,11 @@ def multiplier_violation(form: StandardForm, w: Array) -> float:
         n = len(y)
         lower = np.where(program.rows.equality, -np.inf, 0.0)
         upper = np.full(m, np.inf)
-        for price in form.prices:
-            if price.follower == k:
-                value = w[price.column]
-                worst = max(worst, -min(value, 0.0) if lower[price.row] == 0 else 0.0)
-                lower[price.row] = upper[price.row] = max(value, lower[price.row])
+        for dual in form.dual_variables:
+            if dual.follower == k:
+                value = w[dual.column]
+                worst = max(worst, -min(value, 0.0) if lower[dual.row] == 0 else 0.0)
+                lower[dual.row] = upper[dual.row] = max(value, lower[dual.row])
         slack = np.where(program.rows.equality, 0.0, slack)
         transposed = sp.csr_array(A.T)
         ones = sp.csr_array(np.ones((n, 1)))
@@ -60,7 +61,7 @@ def multiplier_violation(form: StandardForm, w: Array) -> float:
             np.append(lower, 0.0),
             np.append(upper, np.inf),
         )
-        raw, _ = solve_continuous(small, ("highs", "clarabel"))
+        raw, _ = solve_continuous(small, Purpose.CONVEX)
         if raw is None or raw.v is None:
             return np.inf
         worst = max(worst, float(raw.v[-1]))
@@ -102,7 +103,7 @@ def _is_unique(program: Program, y: Array) -> bool | None:
         objective = Objective(sp.csr_array((count, count)), sign * direction)
         raw, _ = solve_continuous(
             continuous_program(objective, rows, lower, np.full(count, np.inf)),
-            ("highs", "clarabel"),
+            Purpose.CONVEX,
         )
         if raw is not None and raw.termination is Termination.UNBOUNDED:
             return False

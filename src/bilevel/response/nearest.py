@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
+from bilevel.backends import Purpose
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Program
@@ -60,6 +61,6 @@ def nearest_point(program: Program, target: Array) -> Array | None:
             np.append(program.upper, np.full(2 * k, np.inf)),
             tuple(cone.pad(total) for cone in program.cones),
         ),
-        ("highs", "clarabel"),
+        Purpose.CONVEX,
     )
     return None if raw is None or raw.v is None else raw.v[:n]

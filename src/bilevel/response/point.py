@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bilevel.backends import Purpose
 from bilevel.errors import ProblemError
 from bilevel.problem.functions import Array, Cone, Objective, Rows
 from bilevel.problem.leaves import Leaf, as_array
@@ -45,7 +46,7 @@ def complete_point(
             _check_value(leaf, values[i])
             leaf.write(values[i], w)
             known[leaf.columns] = True
-    derived = {price.column for price in form.prices} | {column for column, _ in form.values}
+    derived = {dual.column for dual in form.dual_variables} | {column for column, _ in form.values}
     for leaf in leaves.values():
         is_leader = form.columns.owner[leaf.first] == LEADER
         if is_leader and leaf.first not in derived and not known[leaf.first]:
@@ -56,11 +57,11 @@ def complete_point(
     for column, k in form.values:
         if not known[column]:
             w[column] = form.followers[k].objective.sign * form.followers[k].objective.evaluate(w)
-    for price in form.prices:
-        if not known[price.column]:
-            one = answer(form, price.follower, w)
+    for dual in form.dual_variables:
+        if not known[dual.column]:
+            one = answer(form, dual.follower, w)
             if one.multipliers is not None:
-                w[price.column] = one.multipliers[price.row]
+                w[dual.column] = one.multipliers[dual.row]
     return _fill_auxiliary(form, w, LEADER, form.objective, form.rows, form.cones)
 
 
@@ -122,7 +123,7 @@ def _fill_auxiliary(
     least = Objective(program.objective.P * 0.0, np.ones(count))
     wide = replace(program, lower=np.full(count, -np.inf), upper=np.full(count, np.inf))
     for attempt in (program, replace(wide, objective=least)):
-        raw, _ = solve_continuous(attempt, ("highs", "clarabel", "scip"))
+        raw, _ = solve_continuous(attempt, Purpose.POINT)
         if raw is not None and raw.v is not None and raw.termination is Termination.OPTIMAL:
             w = w.copy()
             w[free] = raw.v

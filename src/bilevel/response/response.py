@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
 
+from bilevel.backends import Purpose
 from bilevel.errors import BackendError
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.standard import LEADER, StandardForm
 from bilevel.program import Limits, RawAnswer, Termination
 from bilevel.response.answer import (
-    FIND_ROUTES,
     FollowerAnswer,
     answer,
     continuous_program,
@@ -101,7 +100,7 @@ class Response:
             cones = tuple(cone.project(columns, self.w) for cone in form.cones)
         lower = form.columns.lower[columns]
         upper = form.columns.upper[columns]
-        for k in sorted({price.follower for price in form.prices}):
+        for k in sorted({dual.follower for dual in form.dual_variables}):
             rows, low, high = self._multipliers(k, columns, len(lower))
             parts = [part.pad(rows.A.shape[1]) for part in parts] + [rows]
             lower = np.append(lower, low)
@@ -116,16 +115,14 @@ class Response:
         integer[:n] = form.columns.integer[columns]
         cones = tuple(cone.pad(len(lower)) for cone in cones)
         program = replace(program, cones=cones, integer=integer)
-        raw, _ = solve_continuous(
-            program, ("highs", "clarabel", "daqp", "scip"), limits or Limits()
-        )
+        raw, _ = solve_continuous(program, Purpose.EXTREME, limits or Limits())
         w = self.w.copy()
         if raw is not None and raw.v is not None:
             w[columns] = raw.v[:n]
         return raw, w
 
     def _multipliers(self, k: int, columns: Array, first: int) -> tuple[Rows, Array, Array]:
-        """Return the optimal multipliers of follower ``k`` as new columns, tied to its prices.
+        """Return the optimal multipliers of follower ``k`` as columns tied to the leader's.
 
         For an LP or convex QP they are the same set at every best answer.
         """
@@ -142,10 +139,10 @@ class Response:
         blocks = [sp.hstack([sp.csr_array((transposed.shape[0], first)), transposed])]
         rhs = [-gradient]
         place = {int(column): i for i, column in enumerate(columns)}
-        for price in form.prices:
-            if price.follower == k and price.column in place:
+        for dual in form.dual_variables:
+            if dual.follower == k and dual.column in place:
                 tie = sp.csr_array(
-                    ([1.0, -1.0], ([0, 0], [place[price.column], first + price.row])), shape=(1, n)
+                    ([1.0, -1.0], ([0, 0], [place[dual.column], first + dual.row])), shape=(1, n)
                 )
                 blocks.append(tie)
                 rhs.append(np.zeros(1))
@@ -170,7 +167,7 @@ def _shift(rows: Rows | None, offset: int, n: int) -> Rows:
     return replace(rows, A=A)
 
 
-def respond(form: StandardForm, w: Array, routes: Sequence[str] = FIND_ROUTES) -> Response | None:
+def respond(form: StandardForm, w: Array, purpose: Purpose = Purpose.FOLLOWER) -> Response | None:
     """Return the followers' answers to the leader columns of ``w``.
 
     Returns
@@ -179,16 +176,14 @@ def respond(form: StandardForm, w: Array, routes: Sequence[str] = FIND_ROUTES) -
         ``None`` where followers depend on each other (an equilibrium is not a sequence of answers)
         or one has no optimal answer.
     """
-    return None if is_nash(form) else _respond(form, w, routes)[1]
+    return None if is_nash(form) else _respond(form, w, purpose)[1]
 
 
-def _respond(
-    form: StandardForm, w: Array, routes: Sequence[str]
-) -> tuple[Termination, Response | None]:
+def _respond(form: StandardForm, w: Array, purpose: Purpose) -> tuple[Termination, Response | None]:
     w = w.copy()
     found = []
     for k, follower in enumerate(form.followers):
-        one = answer(form, k, w, routes)
+        one = answer(form, k, w, purpose)
         if one.y is None:
             return one.termination, None
         w[follower.columns] = one.y
@@ -242,7 +237,7 @@ def best_completion(
         constraints fail for all best ones), ``UNBOUNDED``, or a termination that decides nothing.
     """
     columns = form.columns
-    ended, response = _respond(form, np.where(columns.integer, np.round(w), w), FIND_ROUTES)
+    ended, response = _respond(form, np.where(columns.integer, np.round(w), w), Purpose.FOLLOWER)
     if response is None:
         without = (Termination.UNBOUNDED, Termination.INFEASIBLE_OR_UNBOUNDED)
         return (Termination.INFEASIBLE if ended in without else ended), None

@@ -191,7 +191,7 @@ def _local(form: StandardForm) -> Choice:
     if "ipopt" not in backends.available():
         raise UnsupportedProblem(
             "Followers with cones are solved by Continuation only, which needs IPOPT: pip install "
-            "casadi."
+            "'bilevel[casadi]'."
         )
     return Choice(
         solver,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bilevel import backends
-from bilevel.backends.tree.state import belongs
 from bilevel.errors import ProblemError
 from bilevel.problem.functions import Array, Rows
 from bilevel.problem.standard import StandardForm
@@ -17,8 +16,10 @@ from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.primal_dual import root_inequalities
 from bilevel.reformulate.reformulation import AbstractReformulation, Reformulated
 from bilevel.reformulate.worst_answer import WorstAnswer
-from bilevel.solvers.single_level import SingleLevel, answered
-from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request, Rest
+from bilevel.solvers.run import Run
+from bilevel.solvers.single_level import SingleLevel
+from bilevel.solvers.solver import AbstractSolver, Outcome, Request
+from bilevel.solvers.starts import feasible_start
 from bilevel.solvers.worst_case import WorstCase, answers_are_unique
 from bilevel.status import Status
 from bilevel.structure import Stance, Structure
@@ -104,48 +105,25 @@ class Branching(AbstractSolver):
         """See the abstract method."""
         if form.stance is Stance.PESSIMISTIC:
             return self._worst_case(form).run(form, request)
-        single = SingleLevel(KKT(), _BACKEND)
         reformed = self._with_inequalities(form, KKT().applied(form))
-        first = None if request.start is None else answered(form, request.start)
         request, note = _continued(request, reformed.program)
-        recorder = Recorder(form, request, reformed.proved)
-        recorder.trace += () if request.rest is None else request.rest.trace
         request = replace(request, options={**self._options(), **request.options})
-        raw = self._search(form, reformed, request, recorder, first)
+        run = Run(form, KKT(), _BACKEND, request, reformed, request.resume)
+
+        def improve(v: Array) -> Array | None:
+            found = feasible_start(form, reformed.invert(v)[0])
+            return None if found is None else run.embed(found)
+
+        raw = run.answer(improve)
         if raw.v is not None and self._is_exact(reformed, raw):
             w, multipliers = reformed.invert(raw.v)
             w = np.where(form.columns.integer, np.round(w), w)
-            outcome = Outcome(Status.OPTIMAL, w, raw.bound, multipliers, note=reformed.note)
+            exact = Outcome(Status.OPTIMAL, w, raw.bound, multipliers, note=reformed.note)
+            outcome = run.with_statistics(exact, raw)
         else:
-            outcome = single.judge(form, request, reformed, raw, first)
-        return replace(
-            outcome.with_statistics(_BACKEND, raw, recorder.trace),
-            note=f"{outcome.note} {note}".strip(),
-            rest=None
-            if raw.resume is None
-            else Rest(raw.resume, tuple(recorder.trace), raw.seconds),
-            earlier=0.0 if request.rest is None else request.rest.seconds,
-        )
-
-    def _search(
-        self,
-        form: StandardForm,
-        reformed: Reformulated,
-        request: Request,
-        recorder: Recorder,
-        first: tuple[Array, tuple[Array, ...]] | None,
-    ) -> RawAnswer:
-        def improve(v: Array) -> Array | None:
-            found = answered(form, reformed.invert(v)[0])
-            return None if found is None else reformed.embed(*found)
-
-        rest = None if request.rest is None else request.rest.search
-        limits = replace(request.limits(recorder), improve=improve, resume=rest)
-        start = None if first is None else reformed.embed(*first)
-        raw = backends.get(_BACKEND).solve(reformed.program, limits, start)
-        if recorder.error is not None:
-            raise recorder.error
-        return raw
+            outcome = run.outcome(raw, run.first)
+        resume = None if raw.resume is None else replace(raw.resume, trace=run.recorder.trace)
+        return replace(outcome, note=f"{outcome.note} {note}".strip(), resume=resume)
 
     def _with_inequalities(self, form: StandardForm, reformed: Reformulated) -> Reformulated:
         if not self.inequality:
@@ -195,12 +173,12 @@ class Branching(AbstractSolver):
 
 def _continued(request: Request, program: Program) -> tuple[Request, str]:
     """Return the request of a search that goes on, or of a new one and why it is new."""
-    if request.rest is None:
+    if request.resume is None:
         return request, ""
-    if not belongs(request.rest.search, program):
+    if not request.resume.belongs_to(program):
         why = "The earlier search was for other numbers: a new one began from its point."
-        return replace(request, rest=None), why
-    return replace(request, spent=request.spent + request.rest.seconds), ""
+        return replace(request, resume=None), why
+    return replace(request, spent=request.spent + request.resume.seconds), ""
 
 
 def _missing(reformulation: AbstractReformulation, form: StandardForm) -> tuple[str, ...]:

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from bilevel.backends import Purpose
+from bilevel.certificates import certify
 from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Program
@@ -16,7 +18,6 @@ from bilevel.response.nearest import nearest_feasible, nearest_point
 from bilevel.response.response import optimistic_completion, worst_completion
 from bilevel.solution import Tolerances
 from bilevel.structure import Stance, Structure
-from bilevel.verify import certify
 
 
 def complete(
@@ -94,7 +95,7 @@ def best_on_pattern(
     pattern = _pattern(form, w, multipliers)
     if pattern is None:
         return None
-    raw, _ = solve_continuous(pattern.program, ("highs", "daqp", "clarabel"))
+    raw, _ = solve_continuous(pattern.program, Purpose.ACTIVE_SET)
     return None if raw is None or raw.v is None else pattern.invert(raw.v)
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bilevel import backends
+from bilevel.backends import Purpose
+from bilevel.certificates import certify
 from bilevel.errors import BackendError, ProblemError
 from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
@@ -22,7 +24,6 @@ from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
 from bilevel.solvers.starts import Start, linear_high_point, starts
 from bilevel.status import Status
 from bilevel.structure import Stance, Structure
-from bilevel.verify import certify
 
 _BACKEND = "ipopt"
 # Values closer than this are the same; a point that IPOPT converged to is then preferred.
@@ -129,10 +130,10 @@ def _against_cones(form: StandardForm) -> list[str]:
     if Structure.NASH in form.structure:
         reasons.append("Continuation takes no equilibrium among followers that have cones.")
     reasons.extend(
-        f"The leader uses a multiplier of follower {form.followers[price.follower].name!r}, which "
+        f"The leader uses a multiplier of follower {form.followers[dual.follower].name!r}, which "
         f"has cones; their multipliers are not supported."
-        for price in form.prices[:1]
-        if form.followers[price.follower].cones
+        for dual in form.dual_variables[:1]
+        if form.followers[dual.follower].cones
     )
     return reasons
 
@@ -183,8 +184,7 @@ class _Search:
             return
         self._tried += 1
         raw = self._follow(start)
-        if self._recorder.error is not None:
-            raise self._recorder.error
+        self._recorder.reraise()
         if raw is None or raw.v is None:
             self._failed += not self.stopped
             return
@@ -238,9 +238,9 @@ class _Search:
             w, multipliers = better
         return complete(form, self._reformed, w, multipliers)[0], multipliers
 
-    def _is_worse(self, w: Array, than: Array, room: float) -> bool:
+    def _is_worse(self, w: Array, than: Array, tolerance: float) -> bool:
         new, old = (self._form.objective.evaluate(point) for point in (w, than))
-        return new > old + room * max(1.0, abs(old))
+        return new > old + tolerance * max(1.0, abs(old))
 
     def _keep(self, w: Array, multipliers: tuple[Array, ...], converged: bool) -> None:
         value = self._form.objective.evaluate(w)
@@ -258,12 +258,12 @@ class _Search:
 
     def _ranked(self) -> Iterator[_Candidate]:
         """Yield the points from the best; of equal ones those that IPOPT converged to first."""
-        rest = sorted(self._found, key=lambda c: c.value)
-        while rest:
-            room = _SAME * max(1.0, abs(rest[0].value))
-            equal = [c for c in rest if c.value <= rest[0].value + room]
+        remaining = sorted(self._found, key=lambda c: c.value)
+        while remaining:
+            tolerance = _SAME * max(1.0, abs(remaining[0].value))
+            equal = [c for c in remaining if c.value <= remaining[0].value + tolerance]
             yield from sorted(equal, key=lambda c: not c.converged)
-            rest = rest[len(equal) :]
+            remaining = remaining[len(equal) :]
 
     def _is_certified(self, candidate: _Candidate) -> bool:
         return certify(self._form, candidate.w, Tolerances()).accepted
@@ -286,7 +286,7 @@ class _Search:
             nodes=self._iterations,
             seconds=time.perf_counter() - self._began,
             note=" ".join(note),
-            trace=tuple(self._recorder.trace),
+            trace=self._recorder.trace,
             stopped=self.stopped,
         )
 
@@ -296,7 +296,7 @@ class _Search:
             return (Status.STATIONARY if converged else Status.FEASIBLE), ""
         if self.stopped:
             return Status.NOT_FOUND, ""
-        raw, _ = solve_continuous(linear_high_point(self._form), ("highs", "clarabel"))
+        raw, _ = solve_continuous(linear_high_point(self._form), Purpose.CONVEX)
         if raw is not None and raw.termination is Termination.INFEASIBLE:
             return diagnose(self._form, lambda form: None)
         return Status.FAILED, "No start led to a point that the certificate accepts."

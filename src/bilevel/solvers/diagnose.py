@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from bilevel.backends import Purpose
 from bilevel.errors import BackendError, BackendNotFound, UnsupportedProblem
 from bilevel.problem.functions import Objective, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Limits, Program, Termination
-from bilevel.reformulate.bounds import high_point
+from bilevel.reformulate.mccormick import high_point
 from bilevel.response.answer import solve_continuous
 from bilevel.status import Status
 
@@ -30,11 +31,11 @@ def diagnose(
         if that is not known.
     """
     alone = _without_coupling(form)
-    leader_only = replace(alone, followers=(), prices=(), values=())
+    leader_only = replace(alone, followers=(), dual_variables=(), values=())
     if _is_infeasible(high_point(_only_leader_rows(leader_only))):
         return Status.INFEASIBLE, "The leader's own constraints contradict each other."
     for k, follower in enumerate(form.followers):
-        single = replace(alone, followers=(form.followers[k],), prices=(), values=())
+        single = replace(alone, followers=(form.followers[k],), dual_variables=(), values=())
         if _is_infeasible(high_point(single)):
             return (
                 Status.FOLLOWER_INFEASIBLE,
@@ -49,7 +50,7 @@ def diagnose(
     if answered:
         sentence = "The followers' best answers never satisfy the coupling constraints."
         return Status.INFEASIBLE, sentence
-    if _is_infeasible(high_point(replace(alone, prices=(), values=()))):
+    if _is_infeasible(high_point(replace(alone, dual_variables=(), values=()))):
         return (
             Status.FOLLOWER_INFEASIBLE,
             "The followers' constraints cannot be met together for any leader decision.",
@@ -73,5 +74,5 @@ def _only_leader_rows(form: StandardForm) -> StandardForm:
 
 
 def _is_infeasible(program: Program) -> bool:
-    raw, _ = solve_continuous(program, ("highs", "clarabel", "scip"), Limits(time_limit=60.0))
+    raw, _ = solve_continuous(program, Purpose.POINT, Limits(time_limit=60.0))
     return raw is not None and raw.termination is Termination.INFEASIBLE

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel import backends
+from bilevel.backends import AbstractBackend, Purpose
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.functions import Array, Objective
 from bilevel.problem.standard import StandardForm, is_convex
@@ -23,14 +24,15 @@ from bilevel.response.answer import solve_continuous
 from bilevel.response.response import is_nash
 from bilevel.solvers.decisions import Decisions
 from bilevel.solvers.diagnose import diagnose
-from bilevel.solvers.initial import initial_point
-from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
+from bilevel.solvers.run import Run
+from bilevel.solvers.solver import AbstractSolver, Outcome, Request
+from bilevel.solvers.starts import initial_point
 from bilevel.solvers.unboundedness import with_floor
 from bilevel.status import Status
 from bilevel.structure import Stance
 
 # The gap rows have no interior; they are relaxed by this much, decisions are judged exactly.
-_ROOM = 1e-6
+_TOLERANCE = 1e-6
 # The least value looked for where the relaxation is unbounded.
 _NO_FLOOR = -1e7
 _FINISHED = (Termination.INFEASIBLE, Termination.INFEASIBLE_OR_UNBOUNDED)
@@ -40,11 +42,11 @@ _FINISHED = (Termination.INFEASIBLE, Termination.INFEASIBLE_OR_UNBOUNDED)
 class _Exploration:
     """What a search ended with; ``proved`` tells whether its relaxation was one."""
 
+    run: Run
     raw: RawAnswer
     search: Decisions
     note: str
     proved: bool
-    trace: tuple[tuple[float, float | None, float | None], ...]
 
     @property
     def is_complete(self) -> bool:
@@ -69,7 +71,8 @@ class OuterApproximation(AbstractSolver):
     ----------
     backend
         ``"scip"``: one tree, tangents are added while it grows. ``"highs"``: one tree after
-        another, each with the tangents that the ones before gave.
+        another, each with the tangents that the ones before gave; so does every backend without
+        rows that are found during the search, one of your own included.
     encoding
         How a product of a binary with a multiplier is written: ``SOS1()``, ``Indicator()`` or
         ``BigM()``. ``None``: ``BigM()`` if bounds can be derived, else ``SOS1()`` (SCIP only); the
@@ -101,7 +104,7 @@ class OuterApproximation(AbstractSolver):
     OPTIMAL 2.5
     """
 
-    backend: str = "scip"
+    backend: str | AbstractBackend = "scip"
     encoding: AbstractEncoding | None = None
 
     def __post_init__(self) -> None:
@@ -143,75 +146,66 @@ class OuterApproximation(AbstractSolver):
         found = self._explore(form, request)
         outcome = self._judge(form, request, found)
         return replace(
-            outcome,
-            backend=self.backend,
-            backend_status=found.raw.raw_status,
-            nodes=found.raw.nodes,
+            found.run.with_statistics(outcome, found.raw),
             seconds=time.perf_counter() - began,
             note=f"{found.note} {outcome.note}".strip(),
-            trace=found.trace,
-            stopped=found.raw.termination in (Termination.LIMIT, Termination.INTERRUPTED),
         )
 
     def _explore(self, form: StandardForm, request: Request) -> _Exploration:
         began = time.perf_counter()
-        reformed, note = self._reformulate(form)
+        reformulation, reformed, note = self._reformulate(form)
         relaxed = _relax(reformed.program)
         floor = _NO_FLOOR
         if relaxed is not None:
-            floor = relaxed.bound - _ROOM * max(1.0, abs(relaxed.bound))
-        shape = outer(_with_room(form, reformed.program))
+            floor = relaxed.bound - _TOLERANCE * max(1.0, abs(relaxed.bound))
+        shape = outer(_with_tolerance(form, reformed.program))
         shape = replace(shape, program=with_floor(shape.program, floor))
-        recorder = Recorder(form, request, reformed.proved)
-        search = Decisions(form, reformed, shape, request, recorder)
+        run = Run(form, reformulation, self.backend, request, reformed)
+        search = Decisions(form, reformed, shape, request, run.recorder)
         for w in _guesses(form, request, relaxed):
             search.consider(w)
-        rest = request.after(time.perf_counter() - began)
         try:
-            raw = self._grow(shape.program, search, rest)
+            raw = self._grow(run, shape.program, search, began)
         except KeyboardInterrupt:
             raw = RawAnswer(Termination.INTERRUPTED, None, -np.inf, None, 0, 0.0, "interrupted")
-        if recorder.error is not None:
-            raise recorder.error
+        run.recorder.reraise()
         lowest = search.cutoff if raw.termination in _FINISHED else raw.bound
         if relaxed is None and lowest <= floor:  # max(F, floor) says nothing about F down there
             raw = replace(raw, termination=Termination.LIMIT, bound=-np.inf)
-        return _Exploration(raw, search, note, reformed.proved, tuple(recorder.trace))
+        return _Exploration(run, raw, search, note, reformed.proved)
 
-    def _reformulate(self, form: StandardForm) -> tuple[Reformulated, str]:
-        if self.encoding is not None:
-            reformed = StrongDuality(self.encoding).apply(form)
-            return reformed, reformed.note
+    def _reformulate(self, form: StandardForm) -> tuple[StrongDuality, Reformulated, str]:
+        given = StrongDuality(self.encoding or BigM())
         try:
-            reformed = StrongDuality(BigM()).apply(form)
-            return reformed, reformed.note
+            reformed = given.apply(form)
+            return given, reformed, reformed.note
         except UnsupportedProblem as error:
+            if self.encoding is not None:
+                raise
             if not Feature.SOS1 & backends.get(self.backend).features:
                 raise UnsupportedProblem(
                     (*error.reasons, "OuterApproximation on SCIP does without bounds.")
                 ) from error
-            return StrongDuality(SOS1()).apply(form), (
-                f"No bound, so products are written by SOS1 sets: {error}"
-            )
+            sets = StrongDuality(SOS1())
+            note = f"No bound, so products are written by SOS1 sets: {error}"
+            return sets, sets.apply(form), note
 
-    def _grow(self, program: Program, search: Decisions, request: Request) -> RawAnswer:
+    def _grow(self, run: Run, program: Program, search: Decisions, began: float) -> RawAnswer:
         """Search one tree with cuts, or one tree after another."""
         backend = backends.get(self.backend)
         if missing := backend.missing(program):
             raise UnsupportedProblem(
-                f"Backend {self.backend!r} cannot take {missing.sentence()}. Use "
+                f"Backend {backend.name!r} cannot take {missing.sentence()}. Use "
                 f"OuterApproximation(backend='scip')."
             )
         program = replace(program, rows=search.with_found(program.rows))
         if Feature.CUTS in backend.features:
-            limits = request.limits(search.progress)
-            return backend.solve(replace(program, cuts=search), limits)
-        began = time.perf_counter()
+            spent = time.perf_counter() - began
+            return run.ask(replace(program, cuts=search), search.progress, spent)
         nodes = 0
         bound = -np.inf
         while True:
-            rest = request.after(time.perf_counter() - began)
-            raw = backend.solve(program, rest.limits(search.progress))
+            raw = run.ask(program, search.progress, time.perf_counter() - began)
             nodes = nodes + raw.nodes
             bound = max(bound, raw.bound)
             if raw.v is None or raw.termination is not Termination.OPTIMAL:
@@ -253,9 +247,9 @@ class OuterApproximation(AbstractSolver):
         return False if found.is_complete else None
 
 
-def _with_room(form: StandardForm, program: Program) -> Program:
+def _with_tolerance(form: StandardForm, program: Program) -> Program:
     gaps = {gap_name(follower) for follower in form.followers}
-    extra = np.array([_ROOM if name in gaps else 0.0 for name in program.rows.names])
+    extra = np.array([_TOLERANCE if name in gaps else 0.0 for name in program.rows.names])
     return replace(program, rows=replace(program.rows, b=program.rows.b + extra))
 
 
@@ -270,7 +264,7 @@ def _relax(program: Program) -> RawAnswer | None:
         sos1=(),
         indicators=(),
     )
-    raw, _ = solve_continuous(relaxed, ("highs", "clarabel"))
+    raw, _ = solve_continuous(relaxed, Purpose.CONVEX)
     if raw is None or raw.termination is not Termination.OPTIMAL or not np.isfinite(raw.bound):
         return None
     return raw
@@ -293,12 +287,12 @@ def _curved_leader(form: StandardForm) -> Iterator[str]:
         return
     loose = ~(columns.integer & np.isfinite(columns.lower) & np.isfinite(columns.upper))
     P = form.objective.P[loose][:, loose].tocoo()
-    rest = Objective(sp.csr_array(P), np.zeros(P.shape[0]))
-    if is_convex(rest):
+    remaining = Objective(sp.csr_array(P), np.zeros(P.shape[0]))
+    if is_convex(remaining):
         return
     names = np.array(columns.names)[loose]
     pairs = [f"{names[i]}*{names[j]}" for i, j in zip(P.row, P.col, strict=True) if i < j]
-    pairs += [f"{names[i]}*{names[i]}" for i in np.flatnonzero(rest.P.diagonal() < 0)]
+    pairs += [f"{names[i]}*{names[i]}" for i in np.flatnonzero(remaining.P.diagonal() < 0)]
     yield (
         f"The leader's objective is not convex in {', '.join(pairs[:3])}, products without an "
         f"integer factor; OuterApproximation needs tangents that hold. Use "

@@ -103,7 +103,7 @@ def reasons_against_pieces(form: StandardForm) -> list[str]:
     columns = form.columns
     other = "Use SingleLevel(KKT())."
     theta = parameter_columns(form)
-    if form.prices and form.stance is Stance.PESSIMISTIC:
+    if form.dual_variables and form.stance is Stance.PESSIMISTIC:
         reasons.append(
             "Multipliers stand in the leader's problem, and a pessimistic stance is about answers: "
             "it does not say which of several multipliers counts. Use WorstCase() where followers "
@@ -168,7 +168,7 @@ def best_pieces(found: ReactionMap) -> Iterator[Piece]:
     chosen = [
         part
         for part in found.boundary
-        if not part.is_unique or (form.prices and part.K_dual is None)
+        if not part.is_unique or (form.dual_variables and part.K_dual is None)
     ]
     for part in (*found.regions, *chosen):
         pairs = found.program.pairs(part.partition)
@@ -244,10 +244,10 @@ def _ties(found: ReactionMap, part: Region) -> tuple[tuple[int, int, float], ...
     d, n, _ = found.program.sizes
     first = np.cumsum([0] + [len(follower.rows) for follower in form.followers])
     ties = []
-    for price in form.prices:
-        row = int(first[price.follower]) + price.row
+    for dual in form.dual_variables:
+        row = int(first[dual.follower]) + dual.row
         place = d + n + int(priced[:row].sum()) if priced[row] else -1
-        ties.append((price.column, place, float(found.program.unit[row])))
+        ties.append((dual.column, place, float(found.program.unit[row])))
     return tuple(ties)
 
 

@@ -4,38 +4,16 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
 from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
-from bilevel.program import Limits, Progress, RawAnswer, Termination
+from bilevel.program import Limits, Moment, Progress, Resume
 from bilevel.status import Status
-
-#: ``(seconds, incumbent, bound)``, whenever one of them improved.
-Moment = tuple[float, float | None, float | None]
-
-
-@dataclass(frozen=True)
-class Rest:
-    """A search that was stopped, as an opaque thing to go on from.
-
-    Parameters
-    ----------
-    search
-        ``RawAnswer.resume``.
-    trace
-        The trace so far.
-    seconds
-        Time inside the solver so far.
-    """
-
-    search: Any = field(repr=False)
-    trace: tuple[Moment, ...] = field(repr=False)
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -62,8 +40,8 @@ class Request:
         Seconds that earlier phases of the same solve took.
     bound_only
         Whether this phase's incumbents say nothing about the problem (its bounds do).
-    rest
-        ``Outcome.rest`` of an earlier solve, to go on from.
+    resume
+        ``Outcome.resume`` of an earlier solve, for methods that can go on from it.
     """
 
     time_limit: float | None = None
@@ -76,7 +54,7 @@ class Request:
     start: Array | None = field(default=None, repr=False)
     spent: float = 0.0
     bound_only: bool = False
-    rest: Rest | None = field(default=None, repr=False)
+    resume: Resume | None = field(default=None, repr=False)
 
     def limits(self, progress: Callable[[Progress], bool | None] | None) -> Limits:
         """Return the backend's limits."""
@@ -96,8 +74,8 @@ class Request:
 
     def after(self, seconds: float) -> Request:
         """Return the request for a next phase, the seconds already spent taken off."""
-        rest = None if self.time_limit is None else max(self.time_limit - seconds, 0.01)
-        return replace(self, time_limit=rest, spent=self.spent + seconds)
+        remaining = None if self.time_limit is None else max(self.time_limit - seconds, 0.01)
+        return replace(self, time_limit=remaining, spent=self.spent + seconds)
 
 
 @dataclass(frozen=True)
@@ -120,7 +98,7 @@ class Outcome:
         ``(seconds, incumbent, bound)`` in the leader's sense.
     stopped
         Whether a limit or an interruption ended the search.
-    rest
+    resume
         Where another solve can go on, for methods that can.
     earlier
         How many of ``seconds`` were spent in solves that this one goes on from.
@@ -137,20 +115,8 @@ class Outcome:
     note: str = ""
     trace: tuple[Moment, ...] = ()
     stopped: bool = False
-    rest: Rest | None = field(default=None, repr=False)
+    resume: Resume | None = field(default=None, repr=False)
     earlier: float = 0.0
-
-    def with_statistics(self, backend: str, raw: RawAnswer, trace: Iterable[Moment]) -> Outcome:
-        """Return this outcome with a backend's statistics."""
-        return replace(
-            self,
-            backend=backend,
-            backend_status=raw.raw_status,
-            nodes=raw.nodes,
-            seconds=raw.seconds,
-            trace=tuple(trace),
-            stopped=raw.termination in (Termination.LIMIT, Termination.INTERRUPTED),
-        )
 
 
 class AbstractSolver(ABC):
@@ -185,32 +151,61 @@ class AbstractSolver(ABC):
         """
 
 
+@final
 class Recorder:
-    """Turns a backend's progress into the leader's sense, keeps the trace, asks the callback."""
+    """Turns a backend's progress into the leader's sense, keeps the trace, asks the callback.
 
-    def __init__(self, form: StandardForm, request: Request, has_bound: bool = True) -> None:
+    Parameters
+    ----------
+    form
+        The problem, for the leader's sense.
+    request
+        The callback, and the seconds that are gone already.
+    has_bound
+        Whether the backend's bounds are bounds of the problem.
+    earlier
+        The trace of the search that this one goes on from.
+    """
+
+    def __init__(
+        self,
+        form: StandardForm,
+        request: Request,
+        has_bound: bool = True,
+        earlier: tuple[Moment, ...] = (),
+    ) -> None:
         self._sign = form.objective.sign
         self._callback = request.callback
         self._has_bound = has_bound
         self._has_incumbent = not request.bound_only
         self._began = time.perf_counter() - request.spent
-        self.trace: list[Moment] = []
-        self.error: Exception | None = None
+        self._moments = list(earlier)
+        self._error: Exception | None = None
+
+    @property
+    def trace(self) -> tuple[Moment, ...]:
+        """The moments so far, those of the search that this one goes on from among them."""
+        return tuple(self._moments)
+
+    def reraise(self) -> None:
+        """Raise what the callback raised, if it did."""
+        if self._error is not None:
+            raise self._error
 
     def __call__(self, moment: Progress) -> bool | None:
         """Record a moment; return whether to stop."""
         incumbent = self._value(moment.incumbent, self._has_incumbent)
         bound = self._value(moment.bound, self._has_bound)
         seconds = time.perf_counter() - self._began
-        if not self.trace or self.trace[-1][1:] != (incumbent, bound):
-            self.trace.append((seconds, incumbent, bound))
+        if not self._moments or self._moments[-1][1:] != (incumbent, bound):
+            self._moments.append((seconds, incumbent, bound))
         if self._callback is None:
             return None
         try:
             return self._callback(Progress(seconds, incumbent, bound, moment.nodes))
         except Exception as error:
             # Kept until the vendor's code has returned: an exception must not unwind through it.
-            self.error = error
+            self._error = error
             return True
 
     def _value(self, value: float | None, is_known: bool) -> float | None:

@@ -164,8 +164,7 @@ class _Search:
 
     def _outcome(self, status: Status, w: Array | None = None) -> Outcome:
         seconds = time.perf_counter() - self._began
-        if self._recorder.error is not None:
-            raise self._recorder.error
+        self._recorder.reraise()
         return Outcome(
             status,
             w,
@@ -173,7 +172,7 @@ class _Search:
             nodes=len(self._minima),
             seconds=seconds,
             note="" if self._complete else "The regions found do not cover the leader's domain.",
-            trace=tuple(self._recorder.trace),
+            trace=self._recorder.trace,
             stopped=self._stop(),
         )
 

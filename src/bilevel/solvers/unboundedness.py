@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import scipy.sparse as sp
 
+from bilevel.backends import Purpose
 from bilevel.errors import BilevelError
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.standard import StandardForm, is_convex
@@ -142,7 +143,7 @@ def has_ray(form: StandardForm, solve: Callable[[Program], RawAnswer]) -> bool:
 
 
 def _falls(program: Program, cost: Array, flat: bool) -> bool:
-    raw, _ = solve_continuous(_recession(program, cost, flat), ("highs", "clarabel"))
+    raw, _ = solve_continuous(_recession(program, cost, flat), Purpose.CONVEX)
     return raw is None or raw.termination is not Termination.INFEASIBLE
 
 

@@ -13,8 +13,9 @@ from bilevel.problem.standard import StandardForm
 from bilevel.reformulate.inner_dual import InnerDual
 from bilevel.response.extremes import extremes
 from bilevel.response.response import worst_completion
+from bilevel.solvers.run import Run
 from bilevel.solvers.single_level import SingleLevel
-from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
+from bilevel.solvers.solver import AbstractSolver, Outcome, Request
 from bilevel.status import Status
 from bilevel.structure import Stance
 
@@ -95,8 +96,8 @@ class WorstCase(AbstractSolver):
         if hopeful.stopped:
             status = Status.NOT_FOUND if best is None else Status.FEASIBLE
             return replace(hopeful, status=status, w=best, multipliers=())
-        rest = request.after(time.perf_counter() - began)
-        outcome = self._dualized(form, rest, best, hopeful.bound)
+        remaining = request.after(time.perf_counter() - began)
+        outcome = self._dualized(form, remaining, best, hopeful.bound)
         return replace(
             outcome,
             seconds=hopeful.seconds + outcome.seconds,
@@ -108,20 +109,19 @@ class WorstCase(AbstractSolver):
         self, form: StandardForm, request: Request, best: Array | None, bound: float
     ) -> Outcome:
         began = time.perf_counter()
-        reformed = self.exact.reformulation.applied(form)
-        recorder = Recorder(form, request)
-        raw = self.exact.trusted_answer(form, reformed, request, recorder)
-        outcome = self.exact.judge(form, request, reformed, raw)
-        basis = replace(outcome.with_statistics(self.exact.backend, raw, recorder.trace), w=None)
+        run = Run(form, self.exact.reformulation, self.exact.backend, request)
+        raw = run.trusted_answer()
+        outcome = run.outcome(raw)
+        basis = replace(outcome, w=None)
         hopeful = bound
         bound = max(bound, outcome.bound)
         best = _better(form, best, outcome.w)
         if best is None:
             return replace(basis, status=outcome.status, bound=bound)
-        large = raw.v is not None and bool((raw.v[list(reformed.scales)] > _LARGE_SCALE).any())
+        large = raw.v is not None and bool((raw.v[list(run.reformed.scales)] > _LARGE_SCALE).any())
         if large:
-            rest = request.after(time.perf_counter() - began)
-            return self._approached(form, rest, basis, bound, hopeful)
+            remaining = request.after(time.perf_counter() - began)
+            return self._approached(form, remaining, basis, bound, hopeful)
         value = form.objective.evaluate(best)
         status = Status.OPTIMAL if request.gap_closed(value, bound) else Status.FEASIBLE
         return replace(basis, status=status, w=best, bound=min(bound, value))
@@ -140,9 +140,9 @@ class WorstCase(AbstractSolver):
         if not isinstance(reformulation, InnerDual):
             raise UnsupportedProblem("WorstCase.exact must use InnerDual.")
         for cap in _CAPS:
-            reformed = replace(reformulation, largest_t=cap).apply(form)
-            raw = self.exact.answer(reformed, request)
-            outcome = self.exact.judge(form, request, reformed, raw)
+            capped = replace(reformulation, largest_t=cap)
+            run = Run(form, capped, self.exact.backend, replace(request, callback=None))
+            outcome = run.judge(run.answer())
             if outcome.w is not None:
                 found.append((form.objective.evaluate(outcome.w), outcome.w))
         if not found:

@@ -41,6 +41,7 @@ class Tree(AbstractBackend):
 
     name = "tree"
     features = Feature.INTEGER | Feature.SOS1 | Feature.CONVEX_QUADRATIC | Feature.INTEGER_QUADRATIC
+    gives_multipliers = False
 
     def solve(self, program: Program, limits: Limits, start: Array | None = None) -> RawAnswer:
         """See the abstract method."""

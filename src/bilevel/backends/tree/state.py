@@ -5,8 +5,6 @@ from __future__ import annotations
 import heapq
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +12,7 @@ from bilevel.backends.tree.compact import Compact
 from bilevel.backends.tree.node import Node
 from bilevel.backends.tree.pseudocosts import Pseudocosts
 from bilevel.problem.functions import Array
-from bilevel.program import Program
+from bilevel.program import Program, Resume
 
 
 @dataclass
@@ -23,8 +21,6 @@ class SearchState:
 
     Parameters
     ----------
-    mark
-        Tells the program from others.
     low, high
         Bounds of entries that hold for every point still looked for.
     costs
@@ -45,7 +41,6 @@ class SearchState:
         Time spent in earlier runs.
     """
 
-    mark: bytes
     low: Array
     high: Array
     costs: Pseudocosts
@@ -61,12 +56,12 @@ class SearchState:
 
     @staticmethod
     def begin(
-        program: Program, compact: Compact, disjunctions: int, resume: Any = None
+        program: Program, compact: Compact, disjunctions: int, resume: Resume | None = None
     ) -> SearchState:
-        """Return a copy of ``resume`` if it belongs to the program, or a fresh state."""
-        if belongs(resume, program):
-            return deepcopy(resume)
-        return SearchState(b"", compact.low.copy(), compact.high.copy(), Pseudocosts(disjunctions))
+        """Return a copy of the state that is resumed if it is this program's, or a fresh one."""
+        if resume is not None and resume.belongs_to(program):
+            return deepcopy(resume.state)
+        return SearchState(compact.low.copy(), compact.high.copy(), Pseudocosts(disjunctions))
 
     def push(self, node: Node) -> None:
         """Add an open node."""
@@ -86,28 +81,9 @@ class SearchState:
         active = np.inf if current is None else current.bound
         return min(waiting, active, self.closed, self.value)
 
-    def saved(self, program: Program, seconds: float) -> SearchState:
-        """Return a copy to keep; what belongs to a vendor's memory is left out."""
+    def saved(self, program: Program, seconds: float) -> Resume:
+        """Return where to go on; what belongs to a vendor's memory is left out."""
         heap = [replace(node, answer=replace(node.answer, warm=None)) for node in self.heap]
-        mark = mark_of(program)
         costs = deepcopy(self.costs)
-        return replace(self, mark=mark, heap=heap, costs=costs, seconds=seconds)
-
-
-def belongs(resume: Any, program: Program) -> bool:
-    """Return whether a search that was kept is one of this program."""
-    return isinstance(resume, SearchState) and resume.mark == mark_of(program)
-
-
-def mark_of(program: Program) -> bytes:
-    """Return a digest of a program's numbers."""
-    rows = program.rows
-    objective = program.objective
-    parts: list[Any] = [program.lower, program.upper, program.integer, rows.b, rows.equality]
-    for matrix in (rows.A, objective.P):
-        parts += [matrix.data, matrix.indices, matrix.indptr]
-    parts += [objective.c, np.array([objective.constant])]
-    digest = blake2b(repr(program.sos1).encode())
-    for part in parts:
-        digest.update(np.ascontiguousarray(part).tobytes())
-    return digest.digest()
+        state = replace(self, heap=heap, costs=costs, seconds=seconds)
+        return Resume(program.digest, state, seconds)

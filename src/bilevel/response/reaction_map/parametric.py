@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
+from bilevel.backends import Purpose
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Termination
@@ -121,9 +122,7 @@ class Parametric:
             ("row",) * m,
         )
         objective = Objective(sp.csr_array(self.Q), self.c + self.D @ theta)
-        raw, _ = solve_continuous(
-            continuous_program(objective, rows), ("highs", "daqp", "clarabel")
-        )
+        raw, _ = solve_continuous(continuous_program(objective, rows), Purpose.ACTIVE_SET)
         if raw is None or raw.termination is not Termination.OPTIMAL or raw.duals is None:
             return None
         return np.asarray(raw.v), np.where(self.equality, raw.duals, np.maximum(raw.duals, 0.0))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
+from bilevel.backends import Purpose
 from bilevel.errors import BackendError
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.program import Termination
@@ -65,7 +66,7 @@ class Polyhedron:
             ("row",) * count,
         )
         program = continuous_program(Objective(sp.csr_array((self.n, self.n)), c), rows)
-        raw, _ = solve_continuous(program, ("highs", "clarabel"))
+        raw, _ = solve_continuous(program, Purpose.CONVEX)
         if raw is not None and raw.termination is Termination.OPTIMAL and raw.v is not None:
             return Termination.OPTIMAL, raw.v
         ended = Termination.NUMERICAL if raw is None else raw.termination

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
+from bilevel.backends import Purpose
 from bilevel.errors import BackendError, UnsupportedProblem
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.program import Termination
@@ -120,7 +121,7 @@ def _convex(H: Array, g: Array, over: Polyhedron) -> Minimum:
         sp.csr_array(over.G), over.g, np.zeros(count, bool), Monomials.empty(), ("row",) * count
     )
     program = continuous_program(Objective(sp.csr_array(H), g), rows)
-    raw, _ = solve_continuous(program, ("daqp", "clarabel"))
+    raw, _ = solve_continuous(program, Purpose.CURVED)
     if raw is not None and raw.termination is Termination.OPTIMAL and raw.v is not None:
         value = float(raw.v @ (0.5 * H @ raw.v + g))
         return Minimum(Termination.OPTIMAL, raw.v, value, min(raw.bound, value), over)

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from bilevel.backends import Purpose
 from bilevel.errors import ProblemError
 from bilevel.problem.functions import Array
 from bilevel.problem.problem import Problem
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Termination
-from bilevel.response.answer import CHECK_ROUTES, FollowerAnswer, answer
+from bilevel.response.answer import FollowerAnswer, answer
 from bilevel.response.extremes import Extremes, extremes
 from bilevel.response.multipliers import multiplier_violation, multipliers_are_unique
 from bilevel.response.point import complete_point, values_of
@@ -91,7 +92,7 @@ def certify(form: StandardForm, w: Array, tolerances: Tolerances) -> Certificate
     followers = _check_followers(form, w, tolerances)
     violations = _violations(form, w)
     answers = [check.answer for check in followers]
-    prices = multiplier_violation(form, w)
+    multipliers = multiplier_violation(form, w)
     ends = extremes(form, w)
     notes = [note for f in followers for note in f.notes] + list(ends.notes)
     gaps = {form.followers[k].name: f.gap for k, f in enumerate(followers)}
@@ -99,7 +100,7 @@ def certify(form: StandardForm, w: Array, tolerances: Tolerances) -> Certificate
     follower_violation = max(f.violation for f in followers)
     leader_value = form.objective.sign * form.objective.evaluate(w)
     accepted = (
-        max(*violations[:2], follower_violation, prices) <= tolerances.violation
+        max(*violations[:2], follower_violation, multipliers) <= tolerances.violation
         and violations[2] <= tolerances.integrality
         and gap <= tolerances.gap
     )
@@ -123,7 +124,7 @@ def certify(form: StandardForm, w: Array, tolerances: Tolerances) -> Certificate
         pessimistic_value=ends.pessimistic,
         unique_answer=ends.unique,
         unique_multipliers=multipliers_are_unique(form, w, answers),
-        multiplier_violation=prices,
+        multiplier_violation=multipliers,
         route=", ".join(dict.fromkeys(f.answer.route for f in followers)),
         tolerances=tolerances,
         notes=tuple(dict.fromkeys(notes)),
@@ -141,11 +142,11 @@ class _Check:
 def _check_followers(form: StandardForm, w: Array, tolerances: Tolerances) -> list[_Check]:
     checks = []
     for k, follower in enumerate(form.followers):
-        found = answer(form, k, w, CHECK_ROUTES)
+        found = answer(form, k, w, Purpose.CERTIFICATE)
         violation = float(follower.rows.violation(w).max(initial=0.0))
         violation = max([violation, *(cone.violation(w) for cone in follower.cones)])
         if found.termination is not Termination.OPTIMAL and violation <= tolerances.violation:
-            found = answer(form, k, w, CHECK_ROUTES, admit=True)
+            found = answer(form, k, w, Purpose.CERTIFICATE, admit=True)
         value = _own_value(form, k, w)
         notes = []
         gap = np.inf
