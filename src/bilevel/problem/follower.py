@@ -54,8 +54,12 @@ class Follower:
     --------
     >>> import cvxpy as cp, bilevel as bl
     >>> x, y = cp.Variable(name="x"), cp.Variable(name="y")
-    >>> follower = bl.Follower(cp.Minimize(y), [y >= x, y >= 1 - x], variables=[y], name="carrier")
-    >>> problem = bl.Problem(cp.Maximize(-y), [x >= 0, x <= 1], followers=[follower])
+    >>> follower = bl.Follower(
+    ...     cp.Minimize(y), [y >= x, y >= 1 - x], variables=[y], name="carrier"
+    ... )
+    >>> problem = bl.Problem(
+    ...     cp.Maximize(-y), [x >= 0, x <= 1], followers=[follower]
+    ... )
     >>> print(round(bl.solve(problem).leader_value, 6))
     -0.5
     """
@@ -131,24 +135,27 @@ class Follower:
         >>> demand = y >= x
         >>> follower = bl.Follower(cp.Minimize(cp.square(y)), [demand], variables=[y])
         >>> price = follower.dual(demand)
-        >>> problem = bl.Problem(cp.Maximize(price), [x >= 0, x <= 3], followers=[follower])
+        >>> problem = bl.Problem(
+        ...     cp.Maximize(price), [x >= 0, x <= 3], followers=[follower]
+        ... )
         >>> print(round(bl.solve(problem)[price].item(), 5))
         6.0
         """
         if not any(constraint is own for own in self.constraints):
             raise ProblemError(
-                f"{constraint} is not a constraint of follower {self.name!r}; pass the very object "
-                f"that stands in its list (keep it in a name: capacity = x + y <= 8)."
+                f"The object of type {type(constraint).__name__} is not a constraint of follower "
+                f"{self.name!r}; pass the very object that stands in its list (keep it in a "
+                f"name: capacity = x + y <= 8)."
             )
+        number = next(i for i, own in enumerate(self.constraints) if own is constraint)
         if not isinstance(constraint, _LINEAR):
             raise UnsupportedProblem(
-                f"Constraint {constraint} of follower {self.name!r} is a cone; multipliers of "
-                f"cones cannot be used. Write a bound on a norm as norm(y) <= r, whose multiplier "
-                f"is a number."
+                f"Constraint {number} of follower {self.name!r} is a cone, of type "
+                f"{type(constraint).__name__}; multipliers of cones cannot be used. Write a "
+                f"bound on a norm as norm(y) <= r, whose multiplier is a number."
             )
         with self._lock:
             if constraint.id not in self.duals:
-                number = next(i for i, own in enumerate(self.constraints) if own is constraint)
                 self.duals[constraint.id] = Derived(
                     constraint.shape, name=f"dual[{self.name}.c{number}]"
                 )
@@ -162,11 +169,17 @@ class Follower:
 
 def as_variables(variables: Any) -> tuple[cp.Variable, ...]:
     """Return a follower's variables as a tuple, checked."""
+    if not isinstance(variables, (cp.Variable, Iterable)):
+        raise ProblemError(
+            f"A follower's variables must be a list of cvxpy.Variable objects, not an object of "
+            f"type {type(variables).__name__}."
+        )
     listed = (variables,) if isinstance(variables, cp.Variable) else tuple(variables)
     for variable in listed:
         if not isinstance(variable, cp.Variable):
             raise ProblemError(
-                f"A follower's variables must be cvxpy.Variable objects, not {variable!r}."
+                f"A follower's variables must be cvxpy.Variable objects, not objects of type "
+                f"{type(variable).__name__}."
             )
     if not listed:
         raise ProblemError("A follower needs at least one entry in variables: what it decides.")
@@ -189,12 +202,15 @@ def as_constraints(constraints: Iterable[Any], who: str) -> tuple[Any, ...]:
     """Return a level's constraints as a tuple, checked."""
     listed = []
     if not isinstance(constraints, Iterable):
-        raise ProblemError(f"The constraints of {who} must be a list, not {constraints!r}.")
+        raise ProblemError(
+            f"The constraints of {who} must be a list, not an object of type "
+            f"{type(constraints).__name__}."
+        )
     for constraint in constraints:
-        if isinstance(constraint, (bool,)) or not hasattr(constraint, "is_dcp"):
+        if not isinstance(constraint, cp.Constraint):
             raise ProblemError(
-                f"A constraint of {who} is {constraint!r}, which is not a CVXPY constraint. A "
-                f"comparison of two numbers gives a plain truth value."
+                f"A constraint of {who} is an object of type {type(constraint).__name__}, not a "
+                f"CVXPY constraint. A comparison of two numbers gives a plain truth value."
             )
         listed.append(constraint)
     if len({c.id for c in listed}) < len(listed):
