@@ -50,7 +50,9 @@ class Unrolled(AbstractSmoothAdjoint):
     >>> from bilevel import adjoints
     >>> problem = bl.SmoothProblem(F=lambda x, y: y, f=lambda x, y: (y - x) ** 2)
     >>> x = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
-    >>> y = adjoints.Unrolled(steps=3, step_size=0.25).attach(problem, x, x.detach())
+    >>> y = adjoints.Unrolled(steps=3, step_size=0.25).attach(
+    ...     problem, x, x.detach()
+    ... )
     >>> y.backward()
     >>> print(x.grad.item())
     0.875
