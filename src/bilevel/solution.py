@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from bilevel.deprecation import renamed_fields
+from bilevel.deprecation import Renamed
 from bilevel.program import Moment, Resume, relative_gap
 from bilevel.status import Status
 
@@ -134,7 +134,6 @@ class Certificate:
         return plain
 
 
-@renamed_fields(rest="resume")
 @dataclass(frozen=True)
 class Stats:
     """How an answer was found.
@@ -180,6 +179,7 @@ class Stats:
     gradients: float = 0.0
     products: float = 0.0
     resume: Resume | None = field(default=None, repr=False, compare=False)
+    rest = Renamed("resume")
 
 
 @dataclass(frozen=True)

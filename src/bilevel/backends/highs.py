@@ -131,8 +131,9 @@ def _no_cost(program: Program) -> Objective:
 def _model(program: Program) -> Any:
     model = highspy.HighsModel()
     lp = model.lp_
-    lp.num_col_ = program.n
-    lp.num_row_ = len(program.rows)
+    rows, columns = program.rows.A.shape
+    lp.num_col_ = columns
+    lp.num_row_ = rows
     lp.col_cost_ = program.objective.c
     lp.offset_ = program.objective.constant
     lp.col_lower_ = program.lower
@@ -141,8 +142,8 @@ def _model(program: Program) -> Any:
     lp.row_upper_ = program.rows.b
     matrix = program.rows.A
     lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    lp.a_matrix_.num_col_ = program.n
-    lp.a_matrix_.num_row_ = len(program.rows)
+    lp.a_matrix_.num_col_ = columns
+    lp.a_matrix_.num_row_ = rows
     lp.a_matrix_.start_ = matrix.indptr.astype(np.int32)
     lp.a_matrix_.index_ = matrix.indices.astype(np.int32)
     lp.a_matrix_.value_ = np.asarray(matrix.data, float)

@@ -13,7 +13,7 @@ from bilevel.backends.daqp_batch import solve_distances
 from bilevel.errors import BatchFailed
 from bilevel.layers.answer import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.layers.options import Options
-from bilevel.problem.functions import Array, Monomials, Objective, Rows
+from bilevel.problem.functions import NO_PRODUCTS, Array, Objective, Rows
 from bilevel.problem.parametric import ParametricProgram
 from bilevel.program import Limits, RawAnswer
 from bilevel.response.answer import continuous_program, solve_continuous
@@ -148,7 +148,7 @@ class _One:
     def _solve(self, asked: Purpose | str, limits: Limits) -> tuple[RawAnswer | None, str]:
         m = len(self.b)
         equality = np.arange(m) < self.equalities
-        rows = Rows(sp.csr_array(self.A), self.b, equality, Monomials.empty(), ("row",) * m)
+        rows = Rows(sp.csr_array(self.A), self.b, equality, NO_PRODUCTS, ("row",) * m)
         program = continuous_program(Objective(sp.csr_array(self.P), self.q), rows)
         return solve_continuous(program, asked, limits)
 
