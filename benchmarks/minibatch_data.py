@@ -137,7 +137,7 @@ def _reference(digits: Digits) -> Curve:
     from benchmarks.minibatch_methods import descent
 
     steps = REFERENCE_STEPS[digits.size]
-    return watch(digits, descent(bl.HypergradientDescent(steps=steps)), 600.0)
+    return watch(digits, descent(bl.HypergradientDescent(max_steps=steps)), 600.0)
 
 
 def _validation(x: Any, W: torch.Tensor, A: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -48,11 +48,13 @@ def method(name: str, digits: Digits, rate: float | None = None) -> Run:
     leader, follower = (max(1, n // _SHARE) for n in digits.samples)
     passes = _PASSES[digits.size]
     steps = passes * (digits.samples[1] // follower)
-    soba = bl.SOBA(sgd, batch_size=(leader, follower), steps=steps, decay=steps, polish=_as_it_is)
+    soba = bl.SOBA(
+        sgd, batch_size=(leader, follower), max_steps=steps, decay=steps, polish=_as_it_is
+    )
     if name == LOOSE:
         follow, adjoint = Newton(atol=1e-3), adjoints.Implicit(rtol=1e-2)
         return descent(
-            bl.HypergradientDescent(sgd, follow, adjoint, steps=_LOOSE_STEPS[digits.size])
+            bl.HypergradientDescent(sgd, follow, adjoint, max_steps=_LOOSE_STEPS[digits.size])
         )
     if name == STOCBIO:
         return partial(stocbio, sgd, (leader, follower), passes)

@@ -69,7 +69,7 @@ ridge = compare(
 regression = LogisticRegression(max_iter=10_000, tol=1e-8)
 search = GridSearchCV(regression, {"C": 1 / GRID}, cv=KFold(5), scoring="neg_log_loss")
 X, y = load_breast_cancer(return_X_y=True)
-adam = bl.HypergradientDescent(partial(torch.optim.Adam, lr=0.3), steps=15)
+adam = bl.HypergradientDescent(partial(torch.optim.Adam, lr=0.3), max_steps=15)
 cancer = compare(X, 2.0 * y - 1, lambda s, y: softplus(-y * s), search, adam)
 
 for name, found in (("ridge", ridge), ("logistic", cancer)):

@@ -42,7 +42,7 @@ def accuracy(W):
 
 
 start = torch.zeros(len(train), dtype=torch.float64), torch.zeros(65, 10, dtype=torch.float64)
-solver = bl.HypergradientDescent(partial(torch.optim.Adam, lr=0.5), steps=20)
+solver = bl.HypergradientDescent(partial(torch.optim.Adam, lr=0.5), max_steps=20)
 solution = bl.solve(bl.SmoothProblem(validation, training), solver, start=start)
 weights = solution.x.sigmoid().numpy()
 auc = roc_auc_score(~wrong, weights)

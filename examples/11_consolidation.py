@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 import bilevel as bl
 
 zero = torch.zeros(65, dtype=torch.float64)
-once = bl.HypergradientDescent(steps=1)  # solves the follower at the start
+once = bl.HypergradientDescent(max_steps=1)  # solves the follower at the start
 # The smallest case: the old task wants 1, the new one -1, and both count alike.
 small = bl.SmoothProblem(
     F=lambda x, w: (w - 1).square() + (w + 1).square(),
@@ -60,7 +60,7 @@ def searched(problem, w):
 
 
 def learned(problem, w):
-    adam = bl.HypergradientDescent(partial(torch.optim.Adam, lr=0.3), steps=30)
+    adam = bl.HypergradientDescent(partial(torch.optim.Adam, lr=0.3), max_steps=30)
     return bl.solve(problem, adam, start=(searched(problem, w).x, w))
 
 

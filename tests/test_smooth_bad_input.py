@@ -36,7 +36,7 @@ PROBLEM = bl.SmoothProblem(leader, follower)
         (lambda: bl.solve(PROBLEM, start=(0.0, ZERO)), "tensors of floating-point numbers"),
         (lambda: bl.solve(PROBLEM, start=(ZERO.long(), ZERO)), "floating-point"),
         (lambda: bl.solve(PROBLEM, bl.Auto(), start=(ZERO, ZERO)), "bl.ReducedNewton"),
-        (lambda: bl.HypergradientDescent(steps=0), "steps >= 1"),
+        (lambda: bl.HypergradientDescent(max_steps=0), "steps >= 1"),
         (lambda: bl.HypergradientDescent(follower=3), "follower must be a function"),
         (lambda: bl.HypergradientDescent(optimizer="adam"), "optimizer must be a function"),
         (lambda: bl.SOBA(optimizer=torch.optim.Adam([ZERO.clone()])), "optimizer must be a func"),
@@ -126,7 +126,7 @@ def test_an_answer_that_is_none_is_told():
 
 
 def test_a_follower_that_has_not_converged_is_no_answer():
-    lazy = bl.HypergradientDescent(follower=lambda x, y: y + 0.1, steps=3)
+    lazy = bl.HypergradientDescent(follower=lambda x, y: y + 0.1, max_steps=3)
     with (
         pytest.warns(BilevelWarning, match="this is not an answer"),
         pytest.raises(SolveFailed, match="follower's optimality conditions fail"),
@@ -134,7 +134,7 @@ def test_a_follower_that_has_not_converged_is_no_answer():
         bl.solve(PROBLEM, lazy, start=(ZERO, ZERO))
 
 
-@pytest.mark.parametrize("solver", [bl.ReducedNewton(), bl.HypergradientDescent(steps=5)])
+@pytest.mark.parametrize("solver", [bl.ReducedNewton(), bl.HypergradientDescent(max_steps=5)])
 def test_a_follower_at_a_saddle_is_no_answer(solver):
     def saddle(x, y):
         return y[0] ** 2 - y[1] ** 2 + x * y[0]

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     )
     from bilevel.io import read, write
     from bilevel.layers.gradcheck import gradcheck
-    from bilevel.problem.problem import Follower, Problem
+    from bilevel.problem.abstract import AbstractProblem
+    from bilevel.problem.follower import Follower
+    from bilevel.problem.problem import Problem
     from bilevel.problem.samples import SampleMean
     from bilevel.problem.smooth import SmoothProblem
     from bilevel.program import Progress
@@ -67,6 +69,7 @@ __version__ = "0.1.0"
 # command line needs no CVXPY, and what is not used costs no time. TYPE_CHECKING above says the
 # same to type checkers.
 _LATER = {
+    "AbstractProblem": "bilevel.problem.abstract",
     "Auto": "bilevel.solvers",
     "BackendError": "bilevel.errors",
     "BackendNotFound": "bilevel.errors",
@@ -79,7 +82,7 @@ _LATER = {
     "CheckpointError": "bilevel.errors",
     "Choice": "bilevel.solvers",
     "Continuation": "bilevel.solvers",
-    "Follower": "bilevel.problem.problem",
+    "Follower": "bilevel.problem.follower",
     "HypergradientDescent": "bilevel.solvers.smooth",
     "Indicator": "bilevel.reformulate",
     "InnerDual": "bilevel.reformulate",
@@ -184,6 +187,7 @@ __all__ = [
     "KKT",
     "SOBA",
     "SOS1",
+    "AbstractProblem",
     "Auto",
     "BackendError",
     "BackendNotFound",

@@ -71,7 +71,7 @@ def test_the_count_is_the_solvers_own():
     found = []
 
     def run(problem, start, watched, limit):
-        solver = bl.HypergradientDescent(watched(torch.optim.Adam), steps=3)
+        solver = bl.HypergradientDescent(watched(torch.optim.Adam), max_steps=3)
         found.append(bl.solve(problem, solver, start=start))
         return found[0].status.name
 

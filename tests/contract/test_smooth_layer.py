@@ -195,7 +195,7 @@ def test_one_bad_instance_does_not_cost_the_batch(what, on_failure):
     assert z.grad[1] == 0
 
 
-@pytest.mark.parametrize("solver", [bl.HypergradientDescent(steps=30), "own", "wrong"])
+@pytest.mark.parametrize("solver", [bl.HypergradientDescent(max_steps=30), "own", "wrong"])
 def test_another_solvers_answer_is_brought_to_rounding_error(solver):
     calls = []
 

@@ -11,7 +11,7 @@ import torch
 import bilevel as bl
 from bilevel import Status, adjoints
 from bilevel.errors import BilevelWarning, UnsupportedDerivative
-from bilevel.solvers.smooth import Newton, Task
+from bilevel.solvers.smooth import Newton, SearchReport, Task
 
 
 def number(value):
@@ -147,7 +147,7 @@ def test_large_followers_are_solved_without_matrices(kind):
         return y.detach()
 
     options = {"follower": own} if kind == "own" else {}
-    solver = bl.HypergradientDescent(steps=2, **options)
+    solver = bl.HypergradientDescent(max_steps=2, **options)
     start = number(-3.0), torch.zeros(1000).double()
     solution = bl.solve(bl.SmoothProblem(held, train), solver, start=start)
     assert solution.status is Status.FEASIBLE
@@ -176,12 +176,12 @@ def test_a_follower_is_asked_alone():
 def test_what_is_no_answer_is_said(sign):
     """A follower that is not bounded below has none, and at a maximum neither."""
     cost = (lambda x, y: x * y) if sign > 0 else (lambda x, y: -(y**2))
-    with pytest.warns(BilevelWarning, match="answer is none"):
+    with pytest.warns(BilevelWarning, match="response is none"):
         Newton().answer(bl.SmoothProblem(cost, cost), number(1.0), number(0.0))
 
 
 def test_unrolling_says_what_it_leaves_out():
-    few = bl.HypergradientDescent(adjoint=adjoints.Unrolled(2, step_size=0.25), steps=1)
+    few = bl.HypergradientDescent(adjoint=adjoints.Unrolled(2, step_size=0.25), max_steps=1)
     problem = bl.SmoothProblem(lambda x, y: (y - 1) ** 2, lambda x, y: (y - x) ** 2)
     found = bl.solve(problem, few, start=(number(0.0), number(0.0)))
     assert "leaves out 2.5e-01 of the derivative" in found.stats.note
@@ -202,7 +202,7 @@ def test_each_linear_system_starts_from_the_last_ones_solution():
             lambda x: torch.optim.SGD(x, lr=1e-4),
             follower=lambda x, y: torch.linalg.solve(matrix, A.mT @ x),
             adjoint=adjoints.Implicit(rtol=1e-6),
-            steps=steps,
+            max_steps=steps,
         )
         return bl.solve(problem, solver, start=start).stats.products
 
@@ -253,7 +253,7 @@ def test_a_point_that_breaks_a_row_of_either_level_is_not_called_feasible():
         g=lambda x, y: y - 1,
         G=lambda x, y: x - 3,
     )
-    told = {"norm": 1.0, "atol": 1e-6, "method": "", "steps": 0, "seconds": 0.0}
+    report = SearchReport(method="", norm=1.0, atol=1e-6, steps=0, seconds=0.0)
     for x, y, status in ((2.0, 2.0, Status.FAILED), (4.0, 1.0, Status.NOT_FOUND)):
         task = Task(problem, (number(x), number(y)))
         w = torch.tensor([[y, 0.0 if y > 1 else 2 * (x - y)]], dtype=torch.float64)
@@ -261,7 +261,7 @@ def test_a_point_that_breaks_a_row_of_either_level_is_not_called_feasible():
         # At (2, 2) the follower's gradient vanishes and its row, called inactive, is broken.
         st = dataclasses.replace(st, active_g=torch.tensor([[y <= 1]]))
         flat = torch.tensor([[x]], dtype=torch.float64)
-        assert task.judge(flat, w[:, :1], w, st, **told).status is status
+        assert task.judge(flat, w[:, :1], w, st, report).status is status
 
 
 def test_a_followers_worst_answer_is_none_though_a_row_without_force_holds_it():
@@ -286,7 +286,7 @@ def test_followers_with_many_answers_are_refused():
         lambda x, y: (x - 1) ** 2 + y.square().sum(), lambda x, y: (A @ y - x * b).square().sum()
     )
     flat = torch.zeros(5, dtype=torch.float64)
-    for solver in (bl.ReducedNewton(), bl.HypergradientDescent(steps=1)):
+    for solver in (bl.ReducedNewton(), bl.HypergradientDescent(max_steps=1)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", BilevelWarning)
             found = bl.solve(problem, solver, start=(number(1.0), flat), throw=False)
@@ -316,7 +316,7 @@ def test_a_linear_system_that_is_not_solved_is_told():
     x = (A @ torch.ones(300, dtype=torch.float64)).requires_grad_()
     y = torch.linalg.solve(A, x.detach())
     with pytest.warns(BilevelWarning, match="relative residual"):
-        adjoints.Implicit(limit=20).attach(problem, x, y).sum().backward()
+        adjoints.Implicit(max_steps=20).attach(problem, x, y).sum().backward()
     x.grad = None
     adjoints.Implicit("dense").attach(problem, x, y).sum().backward()
     exact = torch.linalg.solve(A, torch.ones(300, dtype=torch.float64))

@@ -76,7 +76,7 @@ GIVEN = Quadratic()
 
 
 def test_without_noise_it_ends_in_the_exact_solution():
-    solver = bl.SOBA(sgd(0.5), batch_size=WHOLE, steps=1500, decay=math.inf, atol=1e-8)
+    solver = bl.SOBA(sgd(0.5), batch_size=WHOLE, max_steps=1500, decay=math.inf, atol=1e-8)
     solution = bl.solve(GIVEN.problem, solver, start=GIVEN.start)
     assert solution.status is Status.STATIONARY
     assert torch.allclose(solution.x, GIVEN.best, atol=1e-8)
@@ -86,7 +86,7 @@ def test_without_noise_it_ends_in_the_exact_solution():
 def test_variance_reduction_needs_no_shrinking_steps():
     """SAGA's noise vanishes at the solution, so batches of three end in it as well."""
     solver = bl.SOBA(
-        sgd(0.2), batch_size=3, steps=2500, decay=math.inf, variance_reduction=True, atol=1e-7
+        sgd(0.2), batch_size=3, max_steps=2500, decay=math.inf, variance_reduction=True, atol=1e-7
     )
     solution = bl.solve(GIVEN.problem, solver, start=GIVEN.start)
     assert solution.status is Status.STATIONARY
@@ -94,7 +94,7 @@ def test_variance_reduction_needs_no_shrinking_steps():
 
 
 def test_batches_of_both_levels_come_close_and_claim_nothing_more():
-    solver = bl.SOBA(sgd(0.3), batch_size=4, steps=1500, decay=50)
+    solver = bl.SOBA(sgd(0.3), batch_size=4, max_steps=1500, decay=50)
     solution = bl.solve(GIVEN.problem, solver, start=GIVEN.start)
     assert solution.status is Status.FEASIBLE
     assert solution.follower_residual < 1e-9
@@ -202,7 +202,7 @@ def test_one_weight_per_sample_by_places_in_the_data():
     )
     problem = bl.SmoothProblem(F, f)
     start = torch.zeros(20).double(), {"w": torch.zeros(2).double()}
-    before = bl.solve(problem, bl.HypergradientDescent(steps=1), start=start).leader_value
+    before = bl.solve(problem, bl.HypergradientDescent(max_steps=1), start=start).leader_value
     solution = bl.solve(
         problem, bl.SOBA(partial(torch.optim.Adam, lr=0.2), batch_size=(5, 4)), start=start
     )
@@ -213,7 +213,7 @@ def test_one_weight_per_sample_by_places_in_the_data():
 
 def test_the_same_seed_gives_the_same_bits_and_another_one_does_not():
     solve = partial(bl.solve, GIVEN.problem, start=GIVEN.start)
-    first, again, other = (solve(bl.SOBA(batch_size=4, steps=50, seed=s)).x for s in (3, 3, 4))
+    first, again, other = (solve(bl.SOBA(batch_size=4, max_steps=50, seed=s)).x for s in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -222,14 +222,14 @@ def test_inputs_z_and_float32_are_kept():
     f = bl.SampleMean(lambda x, y, z, A: ((A * y - x - z) ** 2).mean(), torch.tensor([1.0, 2.0]))
     problem = bl.SmoothProblem(lambda x, y, z: (y - z) ** 2 + x**2, f)
     start = torch.tensor(0.0), torch.tensor(0.0)
-    solver = bl.SOBA(sgd(0.1), batch_size=1, steps=20, polish=Newton(atol=1e-6))
+    solver = bl.SOBA(sgd(0.1), batch_size=1, max_steps=20, polish=Newton(atol=1e-6))
     solution = bl.solve(problem, solver, start=start, parameters=torch.tensor(1.0))
     assert solution.x.dtype is torch.float32
     assert solution.status is Status.FEASIBLE
 
 
 def test_projection_holds_after_every_step():
-    solver = bl.SOBA(batch_size=4, steps=60, project=lambda x: x.clamp(0.2, 0.3))
+    solver = bl.SOBA(batch_size=4, max_steps=60, project=lambda x: x.clamp(0.2, 0.3))
     x = bl.solve(GIVEN.problem, solver, start=GIVEN.start).x
     assert bool(((x >= 0.2) & (x <= 0.3)).all())
 
@@ -244,7 +244,7 @@ def test_projection_holds_after_every_step():
         ({"batch_size": 2.5}, "batch_size"),
         ({"batch_size": (4, 4, 4)}, "batch_size"),
         ({"batch_size": (4, -1)}, "batch_size"),
-        ({"steps": 0}, "steps"),
+        ({"max_steps": 0}, "max_steps"),
         ({"decay": 0.0}, "decay"),
         ({"step_size": -1.0}, "step_size"),
         ({"step_size": math.nan}, "step_size"),
@@ -295,7 +295,7 @@ def test_problems_it_is_not_for_are_refused_with_a_remedy():
 
 
 def test_an_unpolished_answer_is_none():
-    solver = bl.SOBA(batch_size=4, steps=20, polish=None)
+    solver = bl.SOBA(batch_size=4, max_steps=20, polish=None)
     with pytest.raises(bl.SolveFailed, match="optimality conditions"):
         bl.solve(GIVEN.problem, solver, start=GIVEN.start)
     solution = bl.solve(GIVEN.problem, solver, start=GIVEN.start, throw=False)
@@ -306,7 +306,7 @@ def test_an_unpolished_answer_is_none():
 
 def test_a_wrong_finishing_step_is_found_out():
     """The solver of the follower lies: it returns the answer and a bit more."""
-    solver = bl.SOBA(batch_size=4, steps=5, polish=lambda x, y: GIVEN.answer(x)[0] + 1e-3)
+    solver = bl.SOBA(batch_size=4, max_steps=5, polish=lambda x, y: GIVEN.answer(x)[0] + 1e-3)
     solution = bl.solve(GIVEN.problem, solver, start=GIVEN.start, throw=False)
     assert solution.status is Status.FAILED
     assert "fail by" in solution.stats.note
@@ -318,7 +318,7 @@ def test_a_saddle_of_the_follower_is_no_answer():
     )
     problem = bl.SmoothProblem(lambda x, y: y[0] ** 2, f)
     start = torch.ones(()).double(), torch.zeros(2).double()
-    solver = bl.SOBA(batch_size=2, steps=5, polish=lambda x, y: torch.stack([x, 0 * x]))
+    solver = bl.SOBA(batch_size=2, max_steps=5, polish=lambda x, y: torch.stack([x, 0 * x]))
     with pytest.warns(BilevelWarning, match="not positive definite"):
         solution = bl.solve(problem, solver, start=start, throw=False)
     assert solution.status is Status.FAILED
@@ -326,7 +326,7 @@ def test_a_saddle_of_the_follower_is_no_answer():
 
 
 def test_too_long_steps_end_with_a_note_and_an_answer():
-    solver = bl.SOBA(sgd(0.1), batch_size=4, steps=5000, step_size=50.0)
+    solver = bl.SOBA(sgd(0.1), batch_size=4, max_steps=5000, step_size=50.0)
     solution = bl.solve(GIVEN.problem, solver, start=GIVEN.start)
     assert "not finite" in solution.stats.note
     assert "step_size" in solution.stats.note
@@ -372,7 +372,7 @@ def test_callback_and_time_limit_stop_it():
     assert "callback" in told.stats.note
     assert told.stats.nodes < 30
     assert [moment[1] for moment in told.stats.trace]
-    limited = bl.solve(GIVEN.problem, bl.SOBA(steps=10**9), start=GIVEN.start, time_limit=0.1)
+    limited = bl.solve(GIVEN.problem, bl.SOBA(max_steps=10**9), start=GIVEN.start, time_limit=0.1)
     assert "time limit" in limited.stats.note
 
 
@@ -381,7 +381,7 @@ def test_callback_and_time_limit_stop_it():
 
 def test_shares_of_the_data_are_counted():
     """100 steps on 4 of 24 and 5 of 15 samples; no polish, a given step: nothing else."""
-    solver = bl.SOBA(batch_size=(5, 4), steps=100, step_size=0.1, polish=None)
+    solver = bl.SOBA(batch_size=(5, 4), max_steps=100, step_size=0.1, polish=None)
     stats = bl.solve(GIVEN.problem, solver, start=GIVEN.start, throw=False).stats
     assert stats.gradients == pytest.approx(100 * (5 / 15 + 4 / 24))
     assert stats.products == pytest.approx(100 * 4 / 24)
@@ -391,14 +391,14 @@ def test_shares_of_the_data_are_counted():
 def test_what_is_counted_is_what_is_differentiated(reduction):
     """The solver's own count, with curvature and polish, beside one at the losses."""
     tally = Tally()
-    solver = bl.SOBA(batch_size=(5, 4), steps=30, variance_reduction=reduction)
+    solver = bl.SOBA(batch_size=(5, 4), max_steps=30, variance_reduction=reduction)
     seen = []
     bl.solve(
         tally.watch(GIVEN.problem), solver, start=GIVEN.start,
         callback=lambda progress: seen.append((tally.gradients, tally.products)),
     )  # fmt: skip
     stats = bl.solve(
-        GIVEN.problem, replace(solver, steps=30, polish=None), start=GIVEN.start, throw=False
+        GIVEN.problem, replace(solver, max_steps=30, polish=None), start=GIVEN.start, throw=False
     ).stats
     assert stats.gradients == pytest.approx(seen[-1][0])
     assert stats.products == pytest.approx(seen[-1][1])
@@ -442,10 +442,10 @@ def test_descent_counts_a_hand_computed_step():
         calls.clear()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            bl.solve(problem, bl.HypergradientDescent(steps=steps), start=GIVEN.start)
+            bl.solve(problem, bl.HypergradientDescent(max_steps=steps), start=GIVEN.start)
         evaluated.append(len(calls))
     assert evaluated[1] - evaluated[0] == 1, "the leader's objective is evaluated once a step"
-    solution = bl.solve(problem, bl.HypergradientDescent(steps=1), start=GIVEN.start)
+    solution = bl.solve(problem, bl.HypergradientDescent(max_steps=1), start=GIVEN.start)
     tally = Tally()
     watched = tally.watch(problem)
     task = Task(watched, GIVEN.start)

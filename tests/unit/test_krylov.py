@@ -42,7 +42,7 @@ def test_both_solve_definite_systems_and_start_from_anywhere(count, n, seed, war
 @given(st.integers(1, 30), st.integers(0, 10_000))
 def test_minres_solves_indefinite_systems_as_scipy_does(n, seed):
     A, b = _matrices(3, n, seed, False)
-    found = minres(_product(A), b, rtol=1e-11, limit=5000)
+    found = minres(_product(A), b, rtol=1e-11, max_steps=5000)
     for i in range(3):
         theirs, _ = scipy_minres(A[i].numpy(), b[i].numpy(), rtol=1e-13, maxiter=5 * n)
         mine = torch.linalg.vector_norm(A[i] @ found.x[i] - b[i])
@@ -69,7 +69,7 @@ def test_a_preconditioner_saves_products():
 
 def test_the_residual_that_is_told_is_the_true_one():
     A, b = _matrices(2, 40, 3, False)
-    found = minres(_product(A), b, limit=7)
+    found = minres(_product(A), b, max_steps=7)
     true = torch.linalg.vector_norm(_product(A)(found.x) - b, dim=-1) / torch.linalg.vector_norm(
         b, dim=-1
     )

@@ -17,7 +17,7 @@ from bilevel.layers.answer import Record
 from bilevel.layers.bilevel_model import Model
 from bilevel.problem.functions import Array
 from bilevel.response.answer import answer
-from bilevel.solvers.solve import certified
+from bilevel.solvers.compiled import certified
 from bilevel.solvers.solver import AbstractSolver, Request
 from bilevel.status import Status
 

@@ -137,18 +137,19 @@ class Follower:
         """
         if not any(constraint is own for own in self.constraints):
             raise ProblemError(
-                f"{constraint} is not a constraint of follower {self.name!r}; pass the very object "
-                f"that stands in its list (keep it in a name: capacity = x + y <= 8)."
+                f"The object of type {type(constraint).__name__} is not a constraint of follower "
+                f"{self.name!r}; pass the very object that stands in its list (keep it in a "
+                f"name: capacity = x + y <= 8)."
             )
+        number = next(i for i, own in enumerate(self.constraints) if own is constraint)
         if not isinstance(constraint, _LINEAR):
             raise UnsupportedProblem(
-                f"Constraint {constraint} of follower {self.name!r} is a cone; multipliers of "
-                f"cones cannot be used. Write a bound on a norm as norm(y) <= r, whose multiplier "
-                f"is a number."
+                f"Constraint {number} of follower {self.name!r} is a cone, of type "
+                f"{type(constraint).__name__}; multipliers of cones cannot be used. Write a "
+                f"bound on a norm as norm(y) <= r, whose multiplier is a number."
             )
         with self._lock:
             if constraint.id not in self.duals:
-                number = next(i for i, own in enumerate(self.constraints) if own is constraint)
                 self.duals[constraint.id] = Derived(
                     constraint.shape, name=f"dual[{self.name}.c{number}]"
                 )
@@ -162,11 +163,17 @@ class Follower:
 
 def as_variables(variables: Any) -> tuple[cp.Variable, ...]:
     """Return a follower's variables as a tuple, checked."""
+    if not isinstance(variables, (cp.Variable, Iterable)):
+        raise ProblemError(
+            f"A follower's variables must be a list of cvxpy.Variable objects, not an object of "
+            f"type {type(variables).__name__}."
+        )
     listed = (variables,) if isinstance(variables, cp.Variable) else tuple(variables)
     for variable in listed:
         if not isinstance(variable, cp.Variable):
             raise ProblemError(
-                f"A follower's variables must be cvxpy.Variable objects, not {variable!r}."
+                f"A follower's variables must be cvxpy.Variable objects, not objects of type "
+                f"{type(variable).__name__}."
             )
     if not listed:
         raise ProblemError("A follower needs at least one entry in variables: what it decides.")
@@ -189,12 +196,15 @@ def as_constraints(constraints: Iterable[Any], who: str) -> tuple[Any, ...]:
     """Return a level's constraints as a tuple, checked."""
     listed = []
     if not isinstance(constraints, Iterable):
-        raise ProblemError(f"The constraints of {who} must be a list, not {constraints!r}.")
+        raise ProblemError(
+            f"The constraints of {who} must be a list, not an object of type "
+            f"{type(constraints).__name__}."
+        )
     for constraint in constraints:
-        if isinstance(constraint, (bool,)) or not hasattr(constraint, "is_dcp"):
+        if not isinstance(constraint, cp.Constraint):
             raise ProblemError(
-                f"A constraint of {who} is {constraint!r}, which is not a CVXPY constraint. A "
-                f"comparison of two numbers gives a plain truth value."
+                f"A constraint of {who} is an object of type {type(constraint).__name__}, not a "
+                f"CVXPY constraint. A comparison of two numbers gives a plain truth value."
             )
         listed.append(constraint)
     if len({c.id for c in listed}) < len(listed):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import cvxpy as cp
 
 from bilevel.errors import ProblemError
+from bilevel.problem.abstract import AbstractProblem
 from bilevel.problem.canonicalize import Canonical, DualSource, LevelSource
 from bilevel.problem.follower import Derived, Follower, as_constraints, as_objective
 from bilevel.problem.leaves import Leaf, label
@@ -16,7 +17,7 @@ from bilevel.problem.standard import StandardForm
 from bilevel.structure import Stance, Structure
 
 
-class Problem:
+class Problem(AbstractProblem):
     r"""A leader that decides first, and followers that answer optimally.
 
         minimize    F(x, y)
@@ -33,11 +34,15 @@ class Problem:
     stance
         ``"optimistic"`` (of several best answers the follower takes the one the leader likes best)
         or ``"pessimistic"`` (the worst).
+    variables
+        Variables of the leader that occur in followers' problems only, such as a bid. Those of its
+        own objective and constraints need not be named.
 
     Raises
     ------
     ProblemError
-        If a variable has two owners or none, two followers share a name, or there is no follower.
+        If a variable has two owners or none, a named variable occurs nowhere, two followers share
+        a name, or there is no follower.
 
     Notes
     -----
@@ -64,17 +69,21 @@ class Problem:
     8.0
     """
 
+    driver: ClassVar[str] = "bilevel.solvers.compiled:solve_compiled"
+
     def __init__(
         self,
         objective: Any,
         constraints: Iterable[Any] = (),
         followers: Iterable[Follower] = (),
-        stance: str | Stance = Stance.OPTIMISTIC,
+        stance: Literal["optimistic", "pessimistic"] | Stance = Stance.OPTIMISTIC,
+        variables: Sequence[cp.Variable] | cp.Variable = (),
     ) -> None:
         self.objective = as_objective(objective, "the leader")
         self.constraints = as_constraints(constraints, "the leader")
         self.followers = _followers(followers)
         self.stance = _stance(stance)
+        self._named = _named(variables)
         self.variables = _own(self)
         self._canonical: Canonical | None = None
         self._lock = threading.Lock()
@@ -100,13 +109,18 @@ class Problem:
         >>> print(problem.stance.value)
         pessimistic
         """
-        known = {"objective", "constraints", "followers", "stance"}
-        if unknown := set(changes) - known:
+        arguments: dict[str, Any] = {
+            "objective": self.objective,
+            "constraints": self.constraints,
+            "followers": self.followers,
+            "stance": self.stance,
+            "variables": self._named,
+        }
+        if unknown := set(changes) - set(arguments):
             raise ProblemError(
-                f"replace does not know {sorted(unknown)}; it takes {sorted(known)}."
+                f"replace does not know {sorted(unknown)}; it takes {sorted(arguments)}."
             )
-        arguments = {name: changes.get(name, getattr(self, name)) for name in known}
-        twin = Problem(**arguments)
+        twin = Problem(**(arguments | changes))
         if set(changes) <= {"stance"}:
             twin._canonical = self._canonical
         return twin
@@ -175,8 +189,12 @@ class Problem:
         given = dict(parameters or {})
         known = {p.id for p in self.parameters}
         for key in given:
-            if getattr(key, "id", None) not in known or not isinstance(key, cp.Parameter):
-                raise ProblemError(f"{key} is not a parameter of this problem.")
+            if not isinstance(key, cp.Parameter) or key.id not in known:
+                what = label(key) if isinstance(key, cp.Parameter) else f"A {type(key).__name__}"
+                raise ProblemError(
+                    f"{what} is not a parameter of this problem; the keys are its cvxpy.Parameter "
+                    f"objects: {', '.join(label(p) for p in self.parameters) or 'none'}."
+                )
         return self.canonical.at(given, self.stance)
 
     @property
@@ -197,7 +215,10 @@ def _followers(followers: Iterable[Follower]) -> tuple[Follower, ...]:
         raise ProblemError("A bilevel problem needs at least one follower.")
     for follower in listed:
         if not isinstance(follower, Follower):
-            raise ProblemError(f"followers must hold bilevel.Follower objects, not {follower!r}.")
+            raise ProblemError(
+                f"followers must hold bilevel.Follower objects, not an object of type "
+                f"{type(follower).__name__}."
+            )
     names = [follower.name for follower in listed]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ProblemError(
@@ -206,13 +227,34 @@ def _followers(followers: Iterable[Follower]) -> tuple[Follower, ...]:
     return listed
 
 
-def _stance(stance: str | Stance) -> Stance:
+def _stance(stance: Any) -> Stance:
     try:
         return Stance(stance)
     except ValueError as error:
+        given = repr(stance) if isinstance(stance, str) else f"a {type(stance).__name__}"
+        raise ProblemError(f"stance must be 'optimistic' or 'pessimistic', not {given}.") from error
+
+
+def _named(variables: Any) -> tuple[cp.Variable, ...]:
+    """Return the variables that are named as the leader's, checked."""
+    if not isinstance(variables, (cp.Variable, Iterable)):
         raise ProblemError(
-            f"stance must be 'optimistic' or 'pessimistic', not {stance!r}."
-        ) from error
+            f"The leader's variables must be a list of cvxpy.Variable objects, not an object of "
+            f"type {type(variables).__name__}."
+        )
+    listed = (variables,) if isinstance(variables, cp.Variable) else tuple(variables)
+    for variable in listed:
+        if not isinstance(variable, cp.Variable):
+            raise ProblemError(
+                f"The leader's variables must be cvxpy.Variable objects, not objects of type "
+                f"{type(variable).__name__}."
+            )
+        if isinstance(variable, Derived):
+            raise ProblemError(
+                f"The leader's variables name {label(variable)}, which a follower determines; "
+                f"remove it from variables."
+            )
+    return tuple({variable.id: variable for variable in listed}.values())
 
 
 def _own(problem: Problem) -> tuple[cp.Variable, ...]:
@@ -234,6 +276,8 @@ def _own(problem: Problem) -> tuple[cp.Variable, ...]:
         for v in part.variables()
         if v.id not in owner and v.id not in derived
     }
+    leader |= {variable.id: variable for variable in problem._named}
+    _check_named(problem, owner)
     for variable in leader.values():
         if isinstance(variable, Derived):
             raise ProblemError(
@@ -251,9 +295,33 @@ def _own(problem: Problem) -> tuple[cp.Variable, ...]:
                     raise ProblemError(
                         f"Variable {label(variable)} occurs only in follower {follower.name!r} and "
                         f"is in no follower's list. Add it to variables=[...] of the follower that "
-                        f"decides it, or use it in the leader's problem if the leader does."
+                        f"decides it, or to variables=[...] of the bilevel.Problem if the leader "
+                        f"does."
                     )
     return tuple(leader.values())
+
+
+def _check_named(problem: Problem, owner: Mapping[int, str]) -> None:
+    """Raise ``ProblemError`` if a variable named as the leader's is a follower's, or nobody's."""
+    levels = (problem, *problem.followers)
+    used = {
+        variable.id
+        for level in (levels if problem._named else ())
+        for part in (level.objective, *level.constraints)
+        for variable in part.variables()
+    }
+    for variable in problem._named:
+        if variable.id in owner:
+            raise ProblemError(
+                f"Variable {label(variable)} is named as the leader's and listed by follower "
+                f"{owner[variable.id]!r}; exactly one must decide it."
+            )
+        if variable.id not in used:
+            raise ProblemError(
+                f"The leader's variables name {label(variable)}, which occurs in neither level, so "
+                f"any value is an answer. Remove it from variables, or add the constraint that "
+                f"determines it."
+            )
 
 
 def _canonical(problem: Problem) -> Canonical:

@@ -59,7 +59,7 @@ class SampleMean:
         if not callable(self.loss):
             raise ProblemError(
                 f"loss of a SampleMean must be a function of (x, y, *z, *samples), not "
-                f"{self.loss!r}."
+                f"an object of type {type(self.loss).__name__}."
             )
         found = leaves(self.data)
         for leaf in found:

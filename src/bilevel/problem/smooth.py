@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from bilevel.errors import ProblemError
+from bilevel.problem.abstract import AbstractProblem
 from bilevel.problem.trees import Tree, leaves, mapped
 
 Function = Callable[..., Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class SmoothProblem:
+class SmoothProblem(AbstractProblem):
     r"""A leader and a follower whose objectives and constraints are torch functions.
 
     .. code-block:: text
@@ -68,6 +69,8 @@ class SmoothProblem:
     5.0 False
     """
 
+    driver: ClassVar[str] = "bilevel.solvers.smooth.solve:solve_smooth"
+
     F: Function
     f: Function
     H: Function | None = None
@@ -82,7 +85,7 @@ class SmoothProblem:
             if name != "zero_sum" and not callable(given) and (given is not None or name in "Ff"):
                 raise ProblemError(
                     f"{name} of a SmoothProblem must be a function of (x, y, *z) that returns a "
-                    f"tensor, not {given!r}."
+                    f"tensor, not an object of type {type(given).__name__}."
                 )
 
     @classmethod
@@ -156,7 +159,8 @@ def check_inputs(z: Sequence[Any], dtype: torch.dtype) -> None:
     for leaf in leaves(tuple(z)):
         if not isinstance(leaf, Tensor):
             raise ProblemError(
-                f"An input must consist of tensors, not {leaf!r}; torch.as_tensor makes one."
+                f"An input must consist of tensors, not of {type(leaf).__name__}; torch.as_tensor "
+                f"makes one."
             )
         if leaf.is_floating_point() and leaf.dtype != dtype:
             raise ProblemError(

@@ -56,7 +56,7 @@ class Tree:
         for leaf in given:
             if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
                 raise ProblemError(
-                    f"{name} must consist of tensors of floating-point numbers, not {leaf!r}."
+                    f"{name} must consist of tensors of floating-point numbers, not {_kind(leaf)}."
                 )
         self._shapes = [leaf.shape for leaf in given]
         self._sizes = [leaf.numel() for leaf in given]
@@ -83,3 +83,9 @@ class Tree:
         parts = torch.split(vector, self._sizes, dim=-1)
         parts = [p.reshape(lead + s) for p, s in zip(parts, self._shapes, strict=True)]
         return unflatten(self._spec, parts)
+
+
+def _kind(leaf: Any) -> str:
+    """Return what a leaf is, without its numbers."""
+    what = type(leaf).__name__
+    return f"a {what} of {leaf.dtype}" if isinstance(leaf, Tensor) else f"objects of type {what}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import cvxpy as cp
 import numpy as np
 
 from bilevel.backends import Purpose
@@ -167,7 +168,9 @@ def values_of(point: Mapping[Any, Any], leaves: Mapping[int, Leaf]) -> dict[int,
         elif getattr(key, "id", None) in leaves:
             values[key.id] = value
         else:
-            raise ProblemError(f"{key} is not a variable of this problem.")
+            is_variable = isinstance(key, cp.Variable)
+            what = key.name() if is_variable else f"A key of type {type(key).__name__}"
+            raise ProblemError(f"{what} is not a variable of this problem.")
     return values
 
 

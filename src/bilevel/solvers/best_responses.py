@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bilevel.deprecation import renamed_fields
 from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
 from bilevel.response.answer import answer
@@ -14,14 +15,15 @@ from bilevel.solvers.solver import AbstractSolver, Outcome, Request
 from bilevel.status import Status
 
 
+@renamed_fields(rounds="max_steps")
 @dataclass(frozen=True)
 class BestResponses(AbstractSolver):
     """Let each follower answer the others in turn until nobody moves (a Nash equilibrium).
 
     Parameters
     ----------
-    rounds
-        How often everybody answers at most.
+    max_steps
+        Most steps, in each of which everybody answers once.
     tolerance
         The largest move in a round that counts as none, relative to ``max(1, |w|)``.
 
@@ -47,7 +49,7 @@ class BestResponses(AbstractSolver):
     1.33333
     """
 
-    rounds: int = 500
+    max_steps: int = 500
     tolerance: float = 1e-7
 
     def accepts(self, form: StandardForm) -> tuple[str, ...]:
@@ -63,7 +65,7 @@ class BestResponses(AbstractSolver):
         began = time.perf_counter()
         named = ~form.columns.auxiliary
         w = np.zeros(form.n) if request.start is None else request.start.copy()
-        for number in range(self.rounds):
+        for number in range(self.max_steps):
             before = w.copy()
             failed = self._round(form, w)
             seconds = time.perf_counter() - began

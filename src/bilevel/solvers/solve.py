@@ -1,26 +1,98 @@
-"""The entry point: compile, choose, solve, verify, store."""
+"""The front door: which driver solves a problem, which keywords it uses, and the checks of both."""
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
+from functools import cache
+from importlib import import_module
+from inspect import Parameter, signature
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
+import cvxpy as cp
 import numpy as np
 
-from bilevel.certificates import certify
-from bilevel.errors import ProblemError, SolveFailed, UnsupportedProblem
+from bilevel.errors import ProblemError, SolveFailed
+from bilevel.problem.abstract import AbstractProblem
 from bilevel.problem.problem import Problem
-from bilevel.problem.standard import StandardForm
 from bilevel.program import Progress
-from bilevel.response.point import complete_point, values_of
-from bilevel.solution import Solution, Stats, Tolerances
-from bilevel.solvers.auto import Auto
-from bilevel.solvers.solver import AbstractSolver, Outcome, Request
-from bilevel.solvers.values import entries_of, names_of, read, store
-from bilevel.status import Status
+from bilevel.solution import Solution
+from bilevel.solvers.solver import AbstractSolver
+
+if TYPE_CHECKING:
+    from bilevel.problem.smooth import SmoothProblem
+    from bilevel.smooth_solution import SmoothSolution
+    from bilevel.solvers.smooth.solver import AbstractSmoothSolver
+
+Callback = Callable[[Progress], bool | None]
+
+_Result = TypeVar("_Result", covariant=True)
+
+
+class ForeignProblem(Protocol[_Result]):
+    """A problem of a class outside this package, as type checkers see it."""
+
+    @property
+    def driver(self) -> str:
+        """See ``AbstractProblem``."""
+        ...
+
+    @property
+    def solution_type(self) -> type[_Result]:
+        """The type of its solutions."""
+        ...
+
+
+@overload
+def solve(
+    problem: Problem,
+    solver: AbstractSolver | None = None,
+    *,
+    parameters: Mapping[cp.Parameter, Any] | None = None,
+    start: Mapping[cp.Variable, Any]
+    | Mapping[str, Any]
+    | Mapping[cp.Variable | str, Any]
+    | Solution
+    | None = None,
+    time_limit: float | None = None,
+    rtol: float = 1e-6,
+    atol: float = 1e-8,
+    seed: int | None = None,
+    callback: Callback | None = None,
+    options: Mapping[str, Any] | None = None,
+    verbose: bool = False,
+    throw: bool = True,
+) -> Solution: ...
+
+
+@overload
+def solve(
+    problem: SmoothProblem,
+    solver: AbstractSmoothSolver | None = None,
+    *,
+    parameters: Any = None,
+    start: tuple[Any, Any],
+    time_limit: float | None = None,
+    callback: Callback | None = None,
+    throw: bool = True,
+) -> SmoothSolution: ...
+
+
+@overload
+def solve(
+    problem: ForeignProblem[_Result],
+    solver: Any = None,
+    *,
+    parameters: Any = None,
+    start: Any = None,
+    time_limit: float | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    seed: int | None = None,
+    callback: Callback | None = None,
+    options: Mapping[str, Any] | None = None,
+    verbose: bool | None = None,
+    throw: bool = True,
+) -> _Result: ...
 
 
 def solve(
@@ -30,12 +102,12 @@ def solve(
     parameters: Any = None,
     start: Any = None,
     time_limit: float | None = None,
-    rtol: float = 1e-6,
-    atol: float = 1e-8,
+    rtol: float | None = None,
+    atol: float | None = None,
     seed: int | None = None,
-    callback: Callable[[Progress], bool | None] | None = None,
+    callback: Callback | None = None,
     options: Mapping[str, Any] | None = None,
-    verbose: bool = False,
+    verbose: bool | None = None,
     throw: bool = True,
 ) -> Any:
     r"""Solve a bilevel problem and return its solution with a certificate.
@@ -47,8 +119,8 @@ def solve(
     ----------
     problem
         The problem. A ``SmoothProblem`` takes ``start=(x, y)`` and its inputs as ``parameters``, a
-        tensor or a tuple of them; of the options ``time_limit``, ``callback`` and ``throw`` apply,
-        and a ``SmoothSolution`` is returned.
+        tensor or a tuple of them; of the other keywords it uses ``time_limit``, ``callback`` and
+        ``throw``, and a ``SmoothSolution`` is returned.
     solver
         How to solve it; ``Auto()`` if left out, and for a ``SmoothProblem`` ``ReducedNewton()`` or
         ``HypergradientDescent()``, by size.
@@ -61,7 +133,8 @@ def solve(
     time_limit
         Seconds; the best point so far is returned when it is met.
     rtol, atol
-        ``OPTIMAL`` is claimed if ``|value - bound| <= atol + rtol * max(1, |value|)``.
+        ``OPTIMAL`` is claimed if ``|value - bound| <= atol + rtol * max(1, |value|)``; 1e-6 and
+        1e-8 if left out.
     seed
         For randomised choices inside the backend.
     callback
@@ -69,7 +142,7 @@ def solve(
     options
         Passed to the backend's vendor verbatim.
     verbose
-        Whether the vendor may write to the terminal.
+        Whether the vendor may write to the terminal; it may not if left out.
     throw
         Whether to raise ``SolveFailed`` when there is no usable point.
 
@@ -82,7 +155,8 @@ def solve(
     Raises
     ------
     ProblemError
-        If an argument or a parameter value is malformed.
+        If an argument or a parameter value is malformed, or a keyword is given that problems of
+        this kind do not use.
     UnsupportedProblem
         If the solver is not valid for the problem.
     BackendNotFound
@@ -110,140 +184,91 @@ def solve(
     >>> print(solution.status.name, round(solution.leader_value, 4), solution.certificate.accepted)
     OPTIMAL 10.125 True
     """
-    smooth = sys.modules.get("bilevel.problem.smooth")
-    if smooth is not None and isinstance(problem, smooth.SmoothProblem):
-        from bilevel.solvers.smooth.solve import solve_smooth
-
-        given: Any = solver
-        return solve_smooth(problem, given, parameters, start, time_limit, callback, throw)
-    if not isinstance(problem, Problem):
-        raise ProblemError(f"problem must be a bilevel.Problem, not {type(problem).__name__}.")
-    if solver is not None and not isinstance(solver, AbstractSolver):
+    if not isinstance(problem, AbstractProblem):
         raise ProblemError(
-            f"solver must be an object such as bl.Auto() or bl.SingleLevel(), not {solver!r}."
+            f"problem must be a bilevel.Problem or another bilevel.AbstractProblem, not "
+            f"{type(problem).__name__}."
         )
-    for name, given in (("parameters", parameters), ("start", start), ("options", options)):
-        is_solution = name == "start" and isinstance(given, Solution)
-        if given is not None and not isinstance(given, Mapping) and not is_solution:
-            raise ProblemError(f"{name} must be a mapping, not {type(given).__name__}.")
-    request = _request(time_limit, rtol, atol, seed, callback, options, verbose)
-    began = time.perf_counter()
-    form = problem.compile(parameters)
-    if isinstance(start, Solution):
-        request = replace(request, resume=start.stats.resume)
-        start = _point(start, problem)
-    if start:
-        request = replace(
-            request, start=complete_point(form, problem.leaves, values_of(start, problem.leaves))
+    told = {
+        "parameters": parameters,
+        "start": start,
+        "time_limit": time_limit,
+        "rtol": rtol,
+        "atol": atol,
+        "seed": seed,
+        "callback": callback,
+        "options": options,
+        "verbose": verbose,
+    }
+    given = {name: value for name, value in told.items() if value is not None}
+    drive, used = _driver(type(problem))
+    if refused := [name for name in given if name not in used]:
+        kind = type(problem).__name__
+        takes = [*(name for name in told if name in used), "throw"]
+        raise ProblemError(
+            f"bl.solve takes no {' and no '.join(refused)} for a {kind}: its keywords are "
+            f"{', '.join(takes)}. What belongs to a method is an argument of the solver object."
         )
-    solution, _ = certified(problem, form, solver, request, began)
-    if solution.status.has_point:
-        store(problem, solution)
-    elif throw:
+    _check(given)
+    solution = drive(problem, solver, **given)
+    if throw and not solution.status.has_point:
         raise SolveFailed(solution)
     return solution
 
 
-def certified(
-    problem: Problem,
-    form: StandardForm,
-    solver: AbstractSolver | None,
-    request: Request,
-    began: float | None = None,
-) -> tuple[Solution, Outcome]:
-    """Solve a compiled problem and certify the answer; nothing is stored in CVXPY variables."""
-    began = time.perf_counter() if began is None else began
-    chosen = solver if solver is not None else Auto()
-    reason = ""
-    if isinstance(chosen, Auto):
-        choice = chosen.choose(form)
-        chosen = choice.solver
-        reason = choice.reason
-    if reasons := chosen.accepts(form):
-        raise UnsupportedProblem(reasons)
-    built = time.perf_counter() - began
-    outcome = chosen.run(form, request)
-    elapsed = time.perf_counter() - began - built
-    return _solution(problem, form, outcome, repr(chosen), reason, (built, elapsed)), outcome
+@cache
+def _driver(kind: type[AbstractProblem]) -> tuple[Callable[..., Any], frozenset[str]]:
+    """Return what solves a kind of problem, and the keywords it uses."""
+    entry = getattr(kind, "driver", None)
+    place, colon, name = entry.partition(":") if isinstance(entry, str) else ("", "", "")
+    if not (place and colon and name):
+        raise ProblemError(
+            f"{kind.__name__} does not say how it is solved: its class needs driver = "
+            f"'package.module:function' (see bilevel.AbstractProblem)."
+        )
+    found = getattr(import_module(place), name, None)
+    if not callable(found):
+        raise ProblemError(
+            f"{kind.__name__} says that {entry} solves it, but {place} has no such function."
+        )
+    parameters = signature(found).parameters.values()
+    return found, frozenset(p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY)
 
 
-def _point(solution: Solution, problem: Problem) -> dict[Any, Any]:
-    """Return an earlier solution's values by variable."""
-    values = solution.values
-    leaves = problem.leaves
-    found = {leaf.variable: values[i] for i, leaf in leaves.items() if i in values}
-    if values and not found:
-        raise ProblemError("start is the solution of another problem: no variable is of this one.")
-    return found
+def _check(given: Mapping[str, Any]) -> None:
+    """Raise ``ProblemError`` where a keyword that means the same for all problems is malformed."""
+    limit = given.get("time_limit")
+    if limit is not None and not (is_number(limit) and limit > 0):
+        raise ProblemError(f"time_limit must be a positive number of seconds, not {_shown(limit)}.")
+    seed = given.get("seed")
+    is_whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
+    if seed is not None and not (is_whole and 0 <= seed < 2**31):
+        raise ProblemError(f"seed must be an integer from 0 to 2**31 - 1, not {_shown(seed)}.")
+    callback = given.get("callback")
+    if callback is not None and not callable(callback):
+        raise ProblemError(f"callback must be a function of one Progress, not {_shown(callback)}.")
+    for name in ("rtol", "atol"):
+        value = given.get(name, 0.0)
+        if not (is_number(value) and np.isfinite(value) and value >= 0):
+            raise ProblemError(
+                f"{name} must be a finite number, zero or more, not {_shown(value)}."
+            )
+    options = given.get("options", {})
+    if not (isinstance(options, Mapping) and all(isinstance(key, str) for key in options)):
+        raise ProblemError(
+            f"options must be a mapping from the vendor's names to values, not {_shown(options)}."
+        )
+    verbose = given.get("verbose", False)
+    if not isinstance(verbose, (bool, np.bool_)):
+        raise ProblemError(f"verbose must be True or False, not {_shown(verbose)}.")
 
 
-def _request(
-    time_limit: float | None,
-    rtol: float,
-    atol: float,
-    seed: int | None,
-    callback: Callable[[Progress], bool | None] | None,
-    options: Mapping[str, Any] | None,
-    verbose: bool,
-) -> Request:
-    if time_limit is not None and not (_is_number(time_limit) and time_limit > 0):
-        raise ProblemError(f"time_limit must be a positive number of seconds, not {time_limit!r}.")
-    if seed is not None and not (isinstance(seed, (int, np.integer)) and 0 <= seed < 2**31):
-        raise ProblemError(f"seed must be a whole number from 0 to 2**31 - 1, not {seed!r}.")
-    if not (callback is None or callable(callback)):
-        raise ProblemError(f"callback must be a function of one Progress, not {callback!r}.")
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if not (_is_number(value) and np.isfinite(value) and value >= 0):
-            raise ProblemError(f"{name} must be a finite number, zero or more, not {value!r}.")
-    return Request(time_limit, rtol, atol, seed, verbose, dict(options or {}), callback)
-
-
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Return whether something is one real number, and not a truth value."""
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
 
 
-def _solution(
-    problem: Problem,
-    form: StandardForm,
-    outcome: Outcome,
-    method: str,
-    reason: str,
-    seconds: tuple[float, float],
-) -> Solution:
-    built, elapsed = seconds
-    began = time.perf_counter()
-    status = outcome.status
-    sign = form.objective.sign
-    note = outcome.note
-    certificate = None
-    values = {}
-    if status.has_point and outcome.w is not None:
-        certificate = certify(form, outcome.w, Tolerances())
-        if not certificate.accepted:
-            status = Status.FAILED
-            note = f"{note} The point did not pass verification.".strip()
-        values = read(problem, form, outcome)
-    stats = Stats(
-        method=method,
-        reason=reason,
-        backend=outcome.backend,
-        backend_status=outcome.backend_status,
-        build_seconds=built + max(elapsed - outcome.seconds + outcome.earlier, 0.0),
-        solve_seconds=outcome.seconds,
-        verify_seconds=time.perf_counter() - began,
-        nodes=outcome.nodes,
-        note=note,
-        trace=outcome.trace,
-        resume=outcome.resume,
-    )
-    return Solution(
-        status=status,
-        leader_value=None if certificate is None else certificate.leader_value,
-        follower_values={} if certificate is None else certificate.follower_values,
-        bound=float(sign * outcome.bound) if np.isfinite(outcome.bound) else None,
-        certificate=certificate,
-        stats=stats,
-        values=values,
-        names=names_of(problem, values),
-        entries=entries_of(problem, values),
-    )
+def _shown(value: Any) -> str:
+    """Return a number or a word as it is, and of everything else its type."""
+    is_plain = is_number(value) or isinstance(value, (bool, str))
+    return repr(value) if is_plain else f"an object of type {type(value).__name__}"

@@ -14,6 +14,7 @@ from bilevel.adjoints.smooth.krylov import Product, Solved, cg, diagonal, direct
 from bilevel.adjoints.smooth.nested import nested
 from bilevel.adjoints.smooth.root import Root
 from bilevel.adjoints.smooth.stationarity import ACTIVE, Hessian, Scalar, Stationarity
+from bilevel.deprecation import renamed_fields
 from bilevel.errors import BilevelWarning, ProblemError
 from bilevel.problem.precision import attainable
 from bilevel.problem.smooth import Instances, SmoothProblem
@@ -23,6 +24,7 @@ _METHODS = ("auto", "dense", "minres", "cg", "nested")
 _DENSE = 128
 
 
+@renamed_fields(limit="max_steps")
 @dataclass(frozen=True)
 class Implicit:
     """Theorem 2 of BIGRAD: one symmetric linear system, by products alone or dense.
@@ -43,8 +45,8 @@ class Implicit:
         unknowns, else ``"cg"`` for a follower without constraints and ``"minres"`` otherwise.
     rtol
         Relative residual at which an iteration stops.
-    limit
-        Most products with ``H``.
+    max_steps
+        Most steps of an iteration, one product with ``H`` each.
     precondition
         Function of ``(B, n)`` that approximates the product with the inverse of ``H``; positive
         definite. Without one, conjugate gradients take the diagonal of ``H`` where they can
@@ -76,14 +78,14 @@ class Implicit:
 
     method: str = "auto"
     rtol: float = 1e-10
-    limit: int = 10_000
+    max_steps: int = 10_000
     precondition: Product | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.method not in _METHODS:
             raise ProblemError(f"Implicit's method must be one of {_METHODS}, not {self.method!r}.")
-        if not 0 < self.rtol < 1 or self.limit < 1:
-            raise ProblemError("Implicit needs 0 < rtol < 1 and limit >= 1.")
+        if not 0 < self.rtol < 1 or self.max_steps < 1:
+            raise ProblemError("Implicit needs 0 < rtol < 1 and max_steps >= 1.")
 
     def attach(self, problem: SmoothProblem, x: Any, y: Any, *z: Any) -> Any:
         """Return a follower's answer ``y`` with its derivative in ``x``, ``z`` and all captured.
@@ -187,16 +189,16 @@ class Implicit:
             return direct(H.dense(), b, definite)
         M = self.precondition
         rtol = attainable(self.rtol, b, 10)
-        limit = self.limit
+        most = self.max_steps
         if method == "cg":
             helper, used = diagonal(H, b) if M is None else (M, 0)
-            found = cg(H, b, start=start, precondition=helper, rtol=rtol, limit=limit)
+            found = cg(H, b, start=start, precondition=helper, rtol=rtol, max_steps=most)
             products = found.products + used
             if bool(found.is_positive.all()):
                 return replace(found, products=products)
-            again = minres(H, b, precondition=M, rtol=rtol, limit=limit)
+            again = minres(H, b, precondition=M, rtol=rtol, max_steps=most)
             return Solved(again.x, again.residual, products + again.products, found.is_positive)
-        return minres(H, b, start=start, precondition=M, rtol=rtol, limit=limit)
+        return minres(H, b, start=start, precondition=M, rtol=rtol, max_steps=most)
 
 
 def _warn_of_rows_without_force(st: Stationarity, x: Tensor, w: Tensor) -> None:

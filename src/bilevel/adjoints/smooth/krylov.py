@@ -52,7 +52,7 @@ def cg(
     start: Tensor | None = None,
     precondition: Product | None = None,
     rtol: float = 1e-10,
-    limit: int = 1000,
+    max_steps: int = 1000,
 ) -> Solved:
     """Solve ``A x = b`` for positive definite ``A`` by conjugate gradients; four vectors.
 
@@ -83,7 +83,7 @@ def cg(
     positive = np.ones_like(goal, dtype=bool)
     going = _host(_norm(r)) > goal
     with np.errstate(all="ignore"):
-        while going.any() and products < limit:
+        while going.any() and products < max_steps:
             q = A(p)
             products += 1
             curvature = _host(vecdot(p, q))
@@ -110,7 +110,7 @@ def minres(
     start: Tensor | None = None,
     precondition: Product | None = None,
     rtol: float = 1e-10,
-    limit: int = 1000,
+    max_steps: int = 1000,
 ) -> Solved:
     """Solve ``A x = b`` for symmetric ``A``, definite or not; nine vectors.
 
@@ -135,9 +135,9 @@ def minres(
     r, products = (b.clone(), 0) if start is None else (b - A(x), 1)
     goal = rtol * size
     for _ in range(3):
-        if not bool((_norm(r) > goal).any()) or products >= limit:
+        if not bool((_norm(r) > goal).any()) or products >= max_steps:
             break
-        step, used = _minres(A, r, precondition, goal, limit - products)
+        step, used = _minres(A, r, precondition, goal, max_steps - products)
         x += step
         r = b - A(x)
         products += used + 1
@@ -227,7 +227,7 @@ def quotient(A: Tensor, B: Tensor) -> Tensor:
 
 
 def _minres(
-    A: Product, b: Tensor, precondition: Product | None, goal: Tensor, limit: int
+    A: Product, b: Tensor, precondition: Product | None, goal: Tensor, max_steps: int
 ) -> tuple[Tensor, int]:
     """Return a correction whose preconditioned residual is a hundredth of what is asked."""
     M = precondition if precondition is not None else _same
@@ -249,7 +249,7 @@ def _minres(
     tiny = torch.finfo(b.dtype).tiny
     products = 0
     going = (beta > 0) & (_norm(b) > goal)
-    while bool(going.any()) and products < limit:
+    while bool(going.any()) and products < max_steps:
         v = y / beta.clamp(min=tiny).unsqueeze(-1)
         y = A(v)
         if products:

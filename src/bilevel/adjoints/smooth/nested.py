@@ -26,8 +26,8 @@ class Accuracy(Protocol):
         ...
 
     @property
-    def limit(self) -> int:
-        """Most products."""
+    def max_steps(self) -> int:
+        """Most steps, one product each."""
         ...
 
 
@@ -67,7 +67,7 @@ def nested(st: Stationarity, u: Tensor, b: Tensor, accuracy: Accuracy) -> Solved
         )
     x, y = (part.detach().requires_grad_() for part in u.split([n, m, m], -1)[:2])
     follower = Hessian(lambda w: st.follower(x, w), y)
-    inner = {"rtol": accuracy.rtol / 100, "limit": accuracy.limit}
+    inner = {"rtol": accuracy.rtol / 100, "max_steps": accuracy.max_steps}
 
     def inverse(v: Tensor) -> Tensor:
         found = cg(follower, v, **inner)
@@ -110,7 +110,7 @@ def nested(st: Stationarity, u: Tensor, b: Tensor, accuracy: Accuracy) -> Solved
         rtol=accuracy.rtol,
         atol=0.0,
         restart=_RESTART,
-        maxiter=max(1, accuracy.limit // _RESTART),
+        maxiter=max(1, accuracy.max_steps // _RESTART),
         callback=counted,
         callback_type="pr_norm",
     )

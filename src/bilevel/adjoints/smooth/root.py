@@ -148,7 +148,7 @@ class Root(AbstractRule):
             warnings.warn(
                 f"The linear system of the derivative was solved to a relative residual of "
                 f"{residual:.1e} only, in {solved.products} products: the gradient is inexact. Use "
-                f'Implicit("dense"), a precondition, or a higher limit.',
+                f'Implicit("dense"), a precondition, or more max_steps.',
                 BilevelWarning,
                 stacklevel=2,
             )

@@ -96,8 +96,8 @@ class Stationarity:
             w = torch.cat([y, y.new_zeros(len(y), p + k)], -1)
             H = Hessian(lambda w, st=st: st.follower(x, w), w)
             jacobian = H.dense()[:, :m, m:]
-            rest = -H.gradient.detach()[:, :m, None]
-            found = torch.linalg.lstsq(jacobian, rest, driver="gelsd").solution[..., 0]
+            rhs = -H.gradient.detach()[:, :m, None]
+            found = torch.linalg.lstsq(jacobian, rhs, driver="gelsd").solution[..., 0]
             w[:, m:] = found
             negative = st.active_g & (w[:, m + p :] < -ACTIVE)
             if not bool(negative.any()):

@@ -1,4 +1,4 @@
-"""The leader's problem in ``x`` alone: its follower answers, its constraints are priced."""
+"""The leader's problem in ``x`` alone: its follower responds, its constraints are priced."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class LagrangianPoint:
 
     Parameters
     ----------
-    x, answered
-        The decisions, and the follower's answers to them.
+    x, response
+        The decisions, and the follower's responses to them.
     value, gradient, S
         Of the leader's problem in ``x`` alone, with its second derivative.
     slope
@@ -33,7 +33,7 @@ class LagrangianPoint:
     """
 
     x: Tensor
-    answered: FollowerSolution
+    response: FollowerSolution
     value: Tensor
     gradient: Tensor = field(repr=False)
     S: Tensor = field(repr=False)
@@ -71,10 +71,10 @@ class Penalty:
         return value
 
 
-def look(penalty: Penalty, x: Tensor, answered: FollowerSolution) -> LagrangianPoint:
+def look(penalty: Penalty, x: Tensor, response: FollowerSolution) -> LagrangianPoint:
     """Return value, gradient and second derivative of the leader's problem in ``x``."""
-    at = answered.st
-    w = answered.w
+    at = response.st
+    w = response.w
     n = x.shape[-1]
 
     def whole(u: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def look(penalty: Penalty, x: Tensor, answered: FollowerSolution) -> LagrangianP
     inner = quotient(matrix[:, n:, n:], side)
     S = matrix[:, :n, :n] - side.mT @ inner
     value = penalty(at, x, w[:, : at.sizes[1]])
-    return LagrangianPoint(x, answered, value, gradient, S, -inner[:, : at.follower_size], v)
+    return LagrangianPoint(x, response, value, gradient, S, -inner[:, : at.follower_size], v)
 
 
 def descent(S: Tensor, g: Tensor, x: Tensor) -> Tensor:
@@ -119,9 +119,9 @@ def update(
     penalty: Penalty, point: LagrangianPoint, worst: Tensor, open_: Tensor
 ) -> tuple[Penalty, Tensor]:
     """Return the next multipliers and prices, and the violations, of the open instances."""
-    st = point.answered.st
+    st = point.response.st
     x = point.x
-    y = point.answered.w[:, : st.sizes[1]]
+    y = point.response.w[:, : st.sizes[1]]
     H = st.instances.vector("H", x, y)
     G = st.instances.vector("G", x, y)
     rho = penalty.rho[:, None]

@@ -1,4 +1,4 @@
-"""The record of a follower's answers to a batch of decisions, and what its makers share."""
+"""The record of a follower's responses to a batch of decisions, and what its makers share."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ INDEFINITE = (
 
 @dataclass(frozen=True, eq=False)
 class FollowerSolution:
-    """A follower's answers to a batch of decisions.
+    """A follower's responses to a batch of decisions.
 
     Parameters
     ----------
     st
-        The scalars with the rows that are active at the answers.
+        The scalars with the rows that are active at the responses.
     w
         ``(y, nu, lam)``, shape ``(B, k)``.
     residual
@@ -37,7 +37,7 @@ class FollowerSolution:
         Where the second derivative is positive definite on what active constraints leave.
     margin
         Smallest ``max(lam_i, -g_i)``, shape ``(B,)``.
-    iterations
+    steps
         Of the batch.
     """
 
@@ -46,10 +46,10 @@ class FollowerSolution:
     residual: Tensor
     is_minimum: Tensor
     margin: Tensor
-    iterations: int
+    steps: int
 
     def where(self, mask: Tensor, other: FollowerSolution) -> FollowerSolution:
-        """Return these answers for some instances and the other's for the rest."""
+        """Return these responses for some instances and the other's elsewhere."""
         active = torch.where(mask[:, None], self.st.active_g, other.st.active_g)
         return FollowerSolution(
             replace(self.st, active_g=active),
@@ -57,11 +57,11 @@ class FollowerSolution:
             torch.where(mask, self.residual, other.residual),
             torch.where(mask, self.is_minimum, other.is_minimum),
             torch.where(mask, self.margin, other.margin),
-            max(self.iterations, other.iterations),
+            max(self.steps, other.steps),
         )
 
     def put(self, rows: Tensor, others: FollowerSolution) -> FollowerSolution:
-        """Return these answers with those of instances ``rows`` replaced."""
+        """Return these responses with those of instances ``rows`` replaced."""
 
         def placed(own: Tensor, new: Tensor) -> Tensor:
             return own.index_put((rows,), new)
@@ -72,7 +72,7 @@ class FollowerSolution:
             placed(self.residual, others.residual),
             placed(self.is_minimum, others.is_minimum),
             placed(self.margin, others.margin),
-            self.iterations + others.iterations,
+            self.steps + others.steps,
         )
 
 
@@ -94,7 +94,7 @@ def second_order(st: Stationarity, w: Tensor, matrix: Tensor) -> Tensor:
     Parameters
     ----------
     st, w
-        The scalars with the active rows, and the answers.
+        The scalars with the active rows, and the responses.
     matrix
         Second derivatives of the follower's scalar, shape ``(B, k, k)``.
     """

@@ -1,4 +1,4 @@
-"""What every descent on ``F(x, y(x))`` needs: the follower's answer, and the derivative there."""
+"""What descents on ``F(x, y(x))`` share: the follower's response, and the derivative there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bilevel.problem.trees import detached, leaves
 from bilevel.solvers.smooth.newton import Newton
 from bilevel.solvers.smooth.solver import Task
 
-Answerer = Newton | Callable[..., Any]
+Responder = Newton | Callable[..., Any]
 
 
 class Hypergradient(NamedTuple):
@@ -40,8 +40,8 @@ class Hypergradient(NamedTuple):
     solved: Tensor | None
 
 
-def answer(follower: Answerer, task: Task, st: Stationarity, x: Any, y: Any) -> Any:
-    """Return a follower's answer to ``x``, from ``y`` on.
+def respond(follower: Responder, task: Task, st: Stationarity, x: Any, y: Any) -> Any:
+    """Return a follower's response to ``x``, from ``y`` on.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def hypergradient(
     z: Sequence[Any],
     start: Tensor | None = None,
 ) -> Hypergradient:
-    """Return ``F`` and its derivatives in the leaves of ``x``, ``y`` answering.
+    """Return ``F`` and its derivatives in the leaves of ``x``, ``y`` being the response.
 
     Parameters
     ----------
@@ -80,13 +80,13 @@ def hypergradient(
     x
         A tree of leaves with gradient.
     y
-        The answer to it.
+        The follower's response to it.
     z
         The inputs.
     start
         A first guess at the solution of the adjoint's linear system.
     """
-    # The answer has nothing to do with F, which would be evaluated for tensors it captures.
+    # The response has nothing to do with F, which would be evaluated for tensors it captures.
     own = replace(problem, F=lambda x, y, *z: torch.zeros(()), G=None, H=None)
     root = None
     if isinstance(adjoint, Implicit):

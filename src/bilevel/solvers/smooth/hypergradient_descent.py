@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,28 +12,90 @@ import torch
 from torch import Tensor
 
 from bilevel.adjoints.smooth.implicit import Implicit
+from bilevel.adjoints.smooth.stationarity import Stationarity
 from bilevel.adjoints.smooth.unrolled import Unrolled
+from bilevel.deprecation import renamed_fields
 from bilevel.errors import ProblemError
 from bilevel.problem.trees import detached, flatten, mapped, unflatten
-from bilevel.program import Progress
 from bilevel.smooth_solution import SmoothSolution
 from bilevel.solvers.smooth.hypergradient import (
-    answer,
     check_optimizer,
     hypergradient,
     leaf,
     project,
     refuse_constraints,
+    respond,
 )
+from bilevel.solvers.smooth.iterate import AbstractIterativeSolver, Search
 from bilevel.solvers.smooth.newton import Newton, is_minimum
 from bilevel.solvers.smooth.oracle_calls import Tally
-from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task
+from bilevel.solvers.smooth.solver import SearchReport, Task
 
 _ADAM = partial(torch.optim.Adam, lr=0.05)
 
 
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A leader's decision at which the hypergradient was taken.
+
+    Parameters
+    ----------
+    leaves
+        The tensors of ``x``.
+    y
+        The follower's response.
+    norm
+        Of the hypergradient.
+    """
+
+    leaves: list[Tensor]
+    y: Any
+    norm: float
+
+
+@dataclass(frozen=True, eq=False)
+class DescentState:
+    """Where a descent is.
+
+    Parameters
+    ----------
+    leaves, spec
+        The tensors of ``x``, which the optimizer moves in place, and the tree they make.
+    optimizer
+        Of these tensors.
+    st
+        The problem's scalars.
+    y
+        The follower's last response.
+    solved
+        The solution of the adjoint's last linear system, with which the next may start.
+    value
+        The last value of ``F``.
+    last
+        Where value and hypergradient were last finite.
+    is_finite
+        Whether all values and hypergradients so far were.
+    """
+
+    leaves: list[Tensor]
+    spec: Any
+    optimizer: torch.optim.Optimizer
+    st: Stationarity
+    y: Any
+    solved: Tensor | None = None
+    value: float = math.nan
+    last: Measured | None = None
+    is_finite: bool = True
+
+    @property
+    def x(self) -> Any:
+        """The decision as a tree; its tensors are those that move."""
+        return unflatten(self.spec, self.leaves)
+
+
+@renamed_fields(steps="max_steps")
 @dataclass(frozen=True)
-class HypergradientDescent(AbstractSmoothSolver):
+class HypergradientDescent(AbstractIterativeSolver[DescentState]):
     """Steps of an optimizer on ``F(x, y(x))``; the follower is solved anew before each.
 
     Parameters
@@ -44,8 +106,9 @@ class HypergradientDescent(AbstractSmoothSolver):
         ``Newton()``, or a function ``(x, y, *z) -> y`` of one's own that starts from ``y``.
     adjoint
         How ``F(x, y(x))`` is differentiated: ``Implicit()`` or ``Unrolled(steps)``.
-    steps
-        Most steps.
+    max_steps
+        Most steps. A step moves ``x``, the first one excepted, and takes the hypergradient there:
+        with one step the start is returned, judged.
     atol
         Norm of the hypergradient at which it stops.
     project
@@ -55,7 +118,7 @@ class HypergradientDescent(AbstractSmoothSolver):
     -----
     The leader may have no ``G`` and ``H`` of its own; with ``project`` the norm of the
     hypergradient need not vanish, and the status is ``FEASIBLE``. Each linear system starts from
-    the last one's solution, and each follower from its last answer.
+    the last one's solution, and each follower from its last response.
 
     References
     ----------
@@ -75,139 +138,106 @@ class HypergradientDescent(AbstractSmoothSolver):
     optimizer: Callable[[list[Tensor]], torch.optim.Optimizer] = field(default=_ADAM, repr=False)
     follower: Newton | Callable[..., Any] = field(default_factory=Newton)
     adjoint: Implicit | Unrolled = field(default_factory=Implicit)
-    steps: int = 1000
+    max_steps: int = 1000
     atol: float = 1e-6
     project: Callable[[Any], Any] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not self.atol >= 0:
-            raise ProblemError("HypergradientDescent needs steps >= 1 and atol >= 0.")
+        if self.max_steps < 1 or not self.atol >= 0:
+            raise ProblemError("HypergradientDescent needs max_steps >= 1 and atol >= 0.")
         check_optimizer(self.optimizer)
         if not callable(self.follower):
             raise ProblemError(f"follower must be a function, not {self.follower!r}.")
 
-    def run(self, task: Task) -> SmoothSolution:
-        """Solve one problem."""
-        refuse_constraints(task.problem, "HypergradientDescent", "GH")
-        walk = _Walk(self, task)
-        while walk.goes_on():
-            walk.step()
-        return walk.end()
-
-
-class _Walk:
-    """One descent: where it is, and the best it has seen."""
-
-    def __init__(self, solver: HypergradientDescent, task: Task) -> None:
-        self._solver = solver
-        self._began = time.perf_counter()
-        self._tally = Tally()
-        self._task = task = replace(task, problem=self._tally.watch(task.problem))
-        x, self._y = (mapped(leaf, part) for part in task.start)
-        self._leaves, self._spec = flatten(x)
-        self._y = detached(self._y)
-        self._optimizer = solver.optimizer(self._leaves)
-        self._st = task.stationarity()
-        self._count = 0
-        self._note = ""
-        self._norm = float("inf")
-        self._value = float("nan")
-        self._good: tuple[list[Tensor], Any, float] | None = None
-        self._trace: list[tuple[float, float | None, float | None]] = []
-        self._is_stopped = False
-        self._q = None
-
     @property
-    def _x(self) -> Any:
-        return unflatten(self._spec, self._leaves)
+    def step_limit(self) -> float:
+        """See the abstract method."""
+        return self.max_steps
 
-    def goes_on(self) -> bool:
-        """Return whether another step is due."""
-        limit = self._task.time_limit
-        seconds = time.perf_counter() - self._began
-        if self._count >= self._solver.steps:
-            self._note = f"{self._count} steps were not enough."
-        elif limit is not None and seconds >= limit:
-            self._note = "The time limit was met."
-        elif self._norm > self._solver.atol and not self._is_stopped:
-            return True
-        return False
+    def prepare(self, task: Task) -> Task:
+        """See the abstract method; derivatives are counted."""
+        refuse_constraints(task.problem, "HypergradientDescent", "GH")
+        tally = Tally()
+        return replace(task, problem=tally.watch(task.problem), tally=tally)
 
-    def step(self) -> None:
-        """Take the hypergradient, and a step of the optimizer unless the norm is small."""
-        try:
-            self._measure()
-            if self._is_stopped or self._norm <= self._solver.atol:
-                return
-            fresh = True
+    def init(self, task: Task) -> DescentState:
+        """See the abstract method."""
+        x, y = (mapped(leaf, part) for part in task.start)
+        leaves, spec = flatten(x)
+        return DescentState(leaves, spec, self.optimizer(leaves), task.stationarity(), detached(y))
 
-            def closure() -> Tensor:
-                nonlocal fresh
-                if not fresh:
-                    self._measure()
-                fresh = False
-                return torch.tensor(self._value)
+    def step(self, task: Task, state: DescentState) -> DescentState:
+        """Move ``x``, the first time excepted, and take the hypergradient there."""
+        if state.last is not None:
+            state = self._moved(task, state)
+            if self.terminate(task, state) is not None:
+                return state
+        return self._measured(task, state)
 
-            self._optimizer.step(closure)  # type: ignore[arg-type]
-            project(self._solver.project, self._x)
-            self._count += 1
-        except KeyboardInterrupt:
-            self._note = "It was interrupted."
-            self._is_stopped = True
+    def terminate(self, task: Task, state: DescentState) -> str | None:
+        """See the abstract method."""
+        if not state.is_finite:
+            return "Value or hypergradient is not finite."
+        return "" if state.last is not None and state.last.norm <= self.atol else None
 
-    def _measure(self) -> None:
+    def value(self, task: Task, state: DescentState) -> float | None:
+        """See the abstract method."""
+        return state.value if state.is_finite else None
+
+    def _moved(self, task: Task, state: DescentState) -> DescentState:
+        """Let the optimizer move ``x``; it may ask for more hypergradients on its way."""
+        is_known = True
+
+        def closure() -> Tensor:
+            nonlocal state, is_known
+            if not is_known:
+                state = self._measured(task, state)
+            is_known = False
+            return torch.tensor(state.value)
+
+        state.optimizer.step(closure)  # type: ignore[arg-type]
+        project(self.project, state.x)
+        return state
+
+    def _measured(self, task: Task, state: DescentState) -> DescentState:
         """Solve the follower, and set the hypergradient as gradient of ``x``."""
-        task = self._task
-        x = self._x
-        self._y = answer(self._solver.follower, task, self._st, detached(x), self._y)
-        self._value, grads, norm, self._q = hypergradient(
-            task.problem, self._solver.adjoint, x, self._y, task.z, self._q
-        )
-        if not (norm < float("inf") and abs(self._value) < float("inf")):
-            self._note = "Value or hypergradient is not finite."
-            self._is_stopped = True
-            return
-        self._norm = norm
-        for part, grad in zip(self._leaves, grads, strict=True):
+        x = state.x
+        y = respond(self.follower, task, state.st, detached(x), state.y)
+        found = hypergradient(task.problem, self.adjoint, x, y, task.z, state.solved)
+        state = replace(state, y=y, solved=found.solved, value=found.value)
+        if not (math.isfinite(found.norm) and math.isfinite(found.value)):
+            return replace(state, is_finite=False)
+        for part, grad in zip(state.leaves, found.grads, strict=True):
             part.grad = grad
-        kept = [part.detach().clone() for part in self._leaves]
-        self._good = (kept, self._y, norm)
-        seconds = time.perf_counter() - self._began
-        self._trace.append((seconds, self._value, None))
-        told = Progress(seconds, self._value, None, self._count)
-        if task.callback is not None and task.callback(told):
-            self._note = "The callback stopped it."
-            self._is_stopped = True
+        kept = [part.detach().clone() for part in state.leaves]
+        return replace(state, last=Measured(kept, y, found.norm))
 
-    def end(self) -> SmoothSolution:
-        """Return the last good point, judged."""
-        kept, y, norm = self._good or (self._leaves, self._y, float("inf"))
-        shape_x, shape_y = self._task.trees
-        x = shape_x.flat(unflatten(self._spec, kept)).detach().unsqueeze(0)
-        flat_y = shape_y.flat(y).unsqueeze(0)
-        tally = replace(self._tally)  # what judges the point is not counted
-        adjoint = self._solver.adjoint
-        note = self._note
-        if isinstance(adjoint, Unrolled) and self._good is not None:
-            at = unflatten(self._spec, kept)
-            share = adjoint.truncation(self._task.problem, at, y, *self._task.z)
+    def finish(self, task: Task, search: Search[DescentState]) -> SmoothSolution:
+        """Return the last point whose hypergradient was finite, judged."""
+        state = search.state
+        last = state.last or Measured(state.leaves, state.y, math.inf)
+        shape_x, shape_y = task.trees
+        tree = mapped(leaf, unflatten(state.spec, last.leaves))
+        x = shape_x.flat(tree).detach().unsqueeze(0)
+        flat_y = shape_y.flat(last.y).unsqueeze(0)
+        tally = replace(task.tally)  # what judges the point is not counted
+        norm = last.norm
+        note = search.note
+        if isinstance(self.adjoint, Unrolled) and state.last is not None:
+            share = self.adjoint.truncation(task.problem, tree, last.y, *task.z)
             note = f"{note} Unrolling leaves out {share:.1e} of the derivative.".strip()
-            # What is claimed is claimed of the answer's derivative, not of that of some steps.
-            tree = mapped(leaf, at)
-            norm = hypergradient(self._task.problem, Implicit(), tree, y, self._task.z).norm
-        st, w = self._st.recover(x, flat_y)
-        return self._task.judge(
-            x,
-            flat_y,
-            w,
-            st,
+            # What is claimed is claimed of the response's derivative, not of that of some steps.
+            norm = hypergradient(task.problem, Implicit(), tree, last.y, task.z).norm
+        st, w = state.st.recover(x, flat_y)
+        report = SearchReport(
+            method=repr(self),
             norm=norm,
-            atol=self._solver.atol,
-            method=repr(self._solver),
-            is_answer=is_minimum(st, x, w),
-            steps=self._count,
-            seconds=time.perf_counter() - self._began,
+            atol=self.atol,
+            steps=search.steps,
+            seconds=search.seconds,
             note=note,
-            trace=self._trace,
+            trace=search.trace,
+            follower_is_minimum=is_minimum(st, x, w),
             tally=tally,
         )
+        return task.judge(x, flat_y, w, st, report)

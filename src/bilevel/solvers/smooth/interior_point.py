@@ -1,4 +1,4 @@
-"""Followers with constraints: an interior-point method, and Newton's method near a known answer."""
+"""Followers with constraints: an interior-point method, and Newton's near a known response."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from bilevel.solvers.smooth.follower_solution import FollowerSolution, finite, s
 _BOUNDARY = 0.995
 #: Slacks at the interior-point method's start are no smaller.
 _SLACK = 1.0
-#: Decisions whose optimality conditions fail by less are near an answer.
+#: Decisions whose optimality conditions fail by less are near a response.
 _CLOSE = 1e-3
-#: How often the active rows are corrected near a known answer.
+#: How often the active rows are corrected near a known response.
 _ROUNDS = 5
 #: In so many steps the interior-point method must halve its residual.
 _PATIENCE = 15
 
 
-def interior(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int) -> FollowerSolution:
-    """Return the answers to ``x``, from ``w`` on; a finished instance stays as it is.
+def interior(
+    st: Stationarity, x: Tensor, w: Tensor, atol: float, max_steps: int
+) -> FollowerSolution:
+    """Return the responses to ``x``, from ``w`` on; a finished instance stays as it is.
 
     A primal-dual interior-point method whose parameter grows tenfold a step, then Newton's method
     on the active rows, or on the barrier's equations. An instance whose residual does not halve in
@@ -45,8 +47,8 @@ def interior(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int) ->
     moves = torch.ones_like(tau, dtype=torch.bool)
     goal = torch.full_like(tau, torch.inf)
     waited = torch.zeros_like(tau)
-    while steps < limit:
-        near = vector_norm(_rest(H, w, s, tau, m + p), dim=-1)
+    while steps < max_steps:
+        near = vector_norm(_residual(H, w, s, tau, m + p), dim=-1)
         falls = near <= goal
         goal = torch.where(falls, near / 2, goal)
         waited = torch.where(falls, 0, waited + 1)
@@ -56,8 +58,8 @@ def interior(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int) ->
             break
         steps += 1
         dw, ds = _step(H, w, s, tau, (m, p, k))
-        w, s, H, moves = _walk(whole, x, (w, s), (dw, ds), tau, m + p, near, going)
-        ready = going & (vector_norm(_rest(H, w, s, tau, m + p), dim=-1) <= 10 * tau)
+        w, s, H, moves = _inside(whole, x, (w, s), (dw, ds), tau, m + p, near, going)
+        ready = going & (vector_norm(_residual(H, w, s, tau, m + p), dim=-1) <= 10 * tau)
         # Where rounding lets nothing decrease, another parameter may; if not, Newton's steps do.
         moves |= ready & (tau > final)
         tau = torch.where(ready, (tau / 10).clamp(min=final), tau)
@@ -69,26 +71,26 @@ def interior(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int) ->
     return _polished(st, x, w, 4, steps)
 
 
-def begin(st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int) -> FollowerSolution:
-    """Return the answers to ``x``; by Newton's method alone where ``w`` is close to one already."""
+def begin(st: Stationarity, x: Tensor, w: Tensor, atol: float, max_steps: int) -> FollowerSolution:
+    """Return the responses to ``x``; by Newton's method alone where ``w`` is close to one."""
     if st.barrier_parameter is not None:
-        return interior(st, x, w, atol, limit)
+        return interior(st, x, w, atol, max_steps)
     m = st.sizes[1]
     at, close = st.recover(x, w[:, :m])
     K = Hessian(lambda w: at.follower(x, w), close).gradient.detach()
     worst = torch.cat([K.abs(), at.instances.vector("g", x, w[:, :m])], -1).amax(-1)
     rows = worst <= _CLOSE
-    found = near(at, x, close, atol, limit, rows)
-    rest = (~rows).nonzero()[:, 0]
-    if not len(rest):
+    found = near(at, x, close, atol, max_steps, rows)
+    far = (~rows).nonzero()[:, 0]
+    if not len(far):
         return found
-    return found.put(rest, interior(taken(st, rest), x[rest], w[rest], atol, limit))
+    return found.put(far, interior(taken(st, far), x[far], w[far], atol, max_steps))
 
 
 def near(
-    st: Stationarity, x: Tensor, w: Tensor, atol: float, limit: int, rows: Tensor
+    st: Stationarity, x: Tensor, w: Tensor, atol: float, max_steps: int, rows: Tensor
 ) -> FollowerSolution:
-    """Return the answers to ``x`` from ``w`` on, near answers whose active rows ``st`` holds.
+    """Return the responses to ``x`` from ``w`` on, near responses whose active rows ``st`` holds.
 
     Newton's method on these rows; those with a negative multiplier are let go, those that are
     violated become active. An instance for which that ends nowhere is given to the interior-point
@@ -115,21 +117,23 @@ def near(
     lost = (rows & ~_holds(found, atol)).nonzero()[:, 0]
     if not len(lost):
         return found
-    return found.put(lost, interior(taken(st, lost), x[lost], w[lost], atol, limit))
+    return found.put(lost, interior(taken(st, lost), x[lost], w[lost], atol, max_steps))
 
 
 def _holds(found: FollowerSolution, atol: float) -> Tensor:
     return (found.residual <= max(atol, attainable(1e-10, found.w))) & found.is_minimum
 
 
-def _polished(st: Stationarity, x: Tensor, w: Tensor, limit: int, steps: int) -> FollowerSolution:
+def _polished(
+    st: Stationarity, x: Tensor, w: Tensor, max_steps: int, steps: int
+) -> FollowerSolution:
     """Take Newton's steps on the rows that are active as long as they help, and judge."""
     m, p = st.sizes[1:3]
     best = w
     size = torch.full_like(w[:, 0], torch.inf)
     going = torch.ones_like(size, dtype=torch.bool)
     matrix = w.new_zeros(len(w), 1, 1)
-    for i in range(limit + 1):
+    for i in range(max_steps + 1):
         H = Hessian(lambda w: st.follower(x, w), w)
         now = vector_norm(H.gradient.detach(), dim=-1)
         new = H.dense()
@@ -138,7 +142,7 @@ def _polished(st: Stationarity, x: Tensor, w: Tensor, limit: int, steps: int) ->
         size = torch.where(going, now, size)
         matrix = torch.where(going[:, None, None], new, matrix)
         going &= size > attainable(1e-14, w, 10)
-        if i == limit or not bool(going.any()):
+        if i == max_steps or not bool(going.any()):
             break
         d = direct(new, -H.gradient.detach()).x
         if st.barrier_parameter is not None:
@@ -163,11 +167,11 @@ def _judged(
     return FollowerSolution(st, w, residual, second_order(st, w, matrix), margin, steps)
 
 
-def _rest(H: Hessian, w: Tensor, s: Tensor, tau: Tensor, first: int) -> Tensor:
-    rest = H.gradient.detach().clone()
+def _residual(H: Hessian, w: Tensor, s: Tensor, tau: Tensor, first: int) -> Tensor:
+    residual = H.gradient.detach().clone()
     lam = w[:, first:]
-    rest[:, first:] += s
-    return torch.cat([rest, s * lam - tau.unsqueeze(-1)], -1)
+    residual[:, first:] += s
+    return torch.cat([residual, s * lam - tau.unsqueeze(-1)], -1)
 
 
 def _step(
@@ -176,11 +180,11 @@ def _step(
     """Return the primal-dual direction; the Hessian is shifted until it is one of descent."""
     m, p, k = sizes
     lam = w[:, m + p :]
-    rest = H.gradient.detach().clone()
+    residual = H.gradient.detach().clone()
     K = H.dense()
     K[:, m + p :, m + p :] -= torch.diag_embed(s / lam)
     K = finite(K)
-    rest[:, m + p :] += tau.unsqueeze(-1) / lam
+    residual[:, m + p :] += tau.unsqueeze(-1) / lam
     unit = torch.zeros_like(w[0])
     unit[:m] = 1.0
     unit = torch.diag(unit)
@@ -190,12 +194,12 @@ def _step(
         if not bool(wrong.any()):
             break
         shift = torch.where(wrong, (10 * shift).clamp(min=1e-8), shift)
-    dw = direct(K + shift[:, None, None] * unit, -rest).x
+    dw = direct(K + shift[:, None, None] * unit, -residual).x
     ds = -s + tau.unsqueeze(-1) / lam - s / lam * dw[:, m + p :]
     return dw, ds
 
 
-def _walk(
+def _inside(
     st: Stationarity,
     x: Tensor,
     point: tuple[Tensor, Tensor],
@@ -214,7 +218,7 @@ def _walk(
         new_w = w + length[:, None] * dw
         new_s = s + length[:, None] * ds
         H = Hessian(lambda w: st.follower(x, w), new_w)
-        now = vector_norm(_rest(H, new_w, new_s, tau, first), dim=-1)
+        now = vector_norm(_residual(H, new_w, new_s, tau, first), dim=-1)
         good = (now <= (1 - 1e-4 * length) * size) | ~going
         if bool(good.all()):
             break

@@ -41,7 +41,7 @@ class KKTPoint:
         Where the derivative of the conditions is singular to rounding.
     margin
         Smallest ``max(multiplier, slack)`` over all inequalities.
-    iterations
+    steps
         Of the batch.
     """
 
@@ -53,7 +53,7 @@ class KKTPoint:
     is_minimum: Tensor
     is_singular: Tensor
     margin: Tensor
-    iterations: int
+    steps: int
 
     @property
     def is_strict(self) -> Tensor:
@@ -61,13 +61,13 @@ class KKTPoint:
         return self.follower_is_minimum & self.is_minimum & ~self.is_singular
 
 
-def multipliers(answered: FollowerSolution, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def multipliers(response: FollowerSolution, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the co-state and the leader's multipliers that satisfy stationarity best.
 
     With them the norm of what is left of stationarity, shape ``(B,)``.
     """
-    st = answered.st
-    w = answered.w
+    st = response.st
+    w = response.w
     G = st.instances.vector("G", x, w[:, : st.sizes[1]])
     st = replace(st, active_G=G >= -_TOUCHED)
     first = x.shape[-1] + w.shape[-1]
@@ -75,37 +75,35 @@ def multipliers(answered: FollowerSolution, x: Tensor) -> tuple[Tensor, Tensor, 
     co = 0 if st.instances.problem.zero_sum else w.shape[-1]
     H = Hessian(st.leader, torch.cat([x, w, x.new_zeros(len(x), co + more)], -1))
     jacobian = H.dense()[:, :first, first:]
-    rest = -H.gradient.detach()[:, :first, None]
-    good = jacobian.isfinite().flatten(1).all(-1) & rest.isfinite().flatten(1).all(-1)
+    rhs = -H.gradient.detach()[:, :first, None]
+    good = jacobian.isfinite().flatten(1).all(-1) & rhs.isfinite().flatten(1).all(-1)
     jacobian = torch.where(good[:, None, None], jacobian, 0.0)
-    found = torch.linalg.lstsq(
-        jacobian, torch.where(good[:, None, None], rest, 0.0), driver="gelsd"
-    )
+    found = torch.linalg.lstsq(jacobian, torch.where(good[:, None, None], rhs, 0.0), driver="gelsd")
     dual = found.solution[..., 0]
     dual[:, co + st.sizes[4] :].clamp_(min=0)
-    left = vector_norm((jacobian @ dual[..., None] - rest)[..., 0], dim=-1)
+    left = vector_norm((jacobian @ dual[..., None] - rhs)[..., 0], dim=-1)
     v = torch.zeros_like(w) if not co else dual[:, :co]
     return v, dual[:, co : co + st.sizes[4]], dual[:, co + st.sizes[4] :], left
 
 
 def polish(
-    answered: FollowerSolution, x: Tensor, v: Tensor, omega: Tensor, mu: Tensor, steps: int
+    response: FollowerSolution, x: Tensor, v: Tensor, omega: Tensor, mu: Tensor, steps: int
 ) -> KKTPoint:
     """Solve all optimality conditions at once, from decisions near a stationary point.
 
     Parameters
     ----------
-    answered
-        The follower's answers to ``x``.
+    response
+        The follower's responses to ``x``.
     x, v
         The decisions, and the follower's co-state.
     omega, mu
         Multipliers of the leader's constraints.
     steps
-        How many iterations have led here.
+        How many steps have led here.
     """
-    st = answered.st
-    w = answered.w
+    st = response.st
+    w = response.w
     y = w[:, : st.sizes[1]]
     G = st.instances.vector("G", x, y)
     if st.barrier_parameter is None:
@@ -129,8 +127,9 @@ def polish(
     K = Hessian(lambda w: st.follower(x, w), w)
     follower = vector_norm(K.gradient.detach(), dim=-1)
     minimum, singular = _second_order(st, u)
-    answer = answered.is_minimum
-    return KKTPoint(st, u, residual, follower, answer, minimum, singular, margin, steps)
+    return KKTPoint(
+        st, u, residual, follower, response.is_minimum, minimum, singular, margin, steps
+    )
 
 
 def _inequalities(st: Stationarity, u: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What a smooth follower answers: a batch of Newton's methods, one scalar of step each."""
+"""The response of a smooth follower: a batch of Newton's methods, one scalar of step each."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bilevel.adjoints.smooth.krylov import cg
 from bilevel.adjoints.smooth.stationarity import Hessian, Stationarity
+from bilevel.deprecation import renamed_fields
 from bilevel.errors import BilevelWarning
 from bilevel.problem.precision import attainable
 from bilevel.problem.smooth import Instances, SmoothProblem
@@ -22,12 +23,13 @@ from bilevel.solvers.smooth.follower_solution import (
     second_order,
 )
 from bilevel.solvers.smooth.interior_point import begin, near
-from bilevel.solvers.smooth.unconstrained import free
+from bilevel.solvers.smooth.unconstrained import minimize
 
 #: Newton's method ends at a residual near rounding; this one allows for a bad scale.
 _ANSWERED = 1e-8
 
 
+@renamed_fields(limit="max_steps")
 @dataclass(frozen=True)
 class Newton:
     """How accurately, and for how long, a follower is asked.
@@ -35,47 +37,47 @@ class Newton:
     Parameters
     ----------
     atol
-        Norm of the optimality conditions at which an answer is one.
-    limit
-        Most iterations.
+        Norm of the optimality conditions at which a response is one.
+    max_steps
+        Most steps.
 
     Examples
     --------
     >>> from bilevel.solvers.smooth import Newton
-    >>> Newton(atol=1e-8).limit
+    >>> Newton(atol=1e-8).max_steps
     200
     """
 
     atol: float = 1e-10
-    limit: int = 200
+    max_steps: int = 200
 
     def __call__(
         self, st: Stationarity, x: Tensor, w: Tensor, rows: Tensor | None = None
     ) -> FollowerSolution:
-        """Return the answers to ``x``, from ``w`` on.
+        """Return the responses to ``x``, from ``w`` on.
 
         Without constraints: Newton's method with a line search on ``f``, with matrices up to 256
         variables and truncated conjugate gradients beyond. With constraints: a primal-dual
-        interior-point method; or, near a known answer, Newton's method on its active rows, and the
-        interior-point method for the instances where that ends nowhere.
+        interior-point method; or, near a known response, Newton's method on its active rows, and
+        the interior-point method for the instances where that ends nowhere.
 
         Parameters
         ----------
         rows
-            ``None`` if nothing is known; else ``w`` is near answers whose active rows ``st`` holds,
-            and this mask names the instances that are asked. What is returned for the others means
-            nothing.
+            ``None`` if nothing is known; else ``w`` is near responses whose active rows ``st``
+            holds, and this mask names the instances that are asked. What is returned for the
+            others means nothing.
         """
         with torch.no_grad():
             atol = attainable(self.atol, w, 10)
             if st.follower_size == st.sizes[1]:
-                return free(st, x, w, atol, self.limit)
+                return minimize(st, x, w, atol, self.max_steps)
             if rows is None:
-                return begin(st, x, w, atol, self.limit)
-            return near(st, x, w, atol, self.limit, rows)
+                return begin(st, x, w, atol, self.max_steps)
+            return near(st, x, w, atol, self.max_steps, rows)
 
     def answer(self, problem: SmoothProblem, x: Any, y: Any, *z: Any) -> Any:
-        """Return what the follower of a problem answers to ``x``; the leader is not looked at.
+        """Return the response of a problem's follower to ``x``; the leader is not looked at.
 
         .. code-block:: text
 
@@ -93,7 +95,7 @@ class Newton:
         Returns
         -------
         tensor or tree of tensors
-            The answer, in the shapes of ``y``, without gradient: ``adjoints.Implicit().attach``
+            The response, in the shapes of ``y``, without gradient: ``adjoints.Implicit().attach``
             gives it one.
 
         Raises
@@ -104,13 +106,13 @@ class Newton:
         Warns
         -----
         BilevelWarning
-            If it is no answer: the residual of the optimality conditions is above ``atol`` and
+            If it is no response: the residual of the optimality conditions is above ``atol`` and
             above 1e-8, or the second derivative is not positive definite on what the active
             constraints leave.
 
         Notes
         -----
-        A local method: where ``f`` is not convex in ``y``, the answer depends on the start.
+        A local method: where ``f`` is not convex in ``y``, the response depends on the start.
 
         Examples
         --------
@@ -140,12 +142,12 @@ class Newton:
         if not residual <= largest or not is_minimum:
             why = (
                 f"its optimality conditions fail by {residual:.1e}; begin elsewhere, raise "
-                f"Newton's limit, or see whether its constraints contradict each other"
+                f"Newton's max_steps, or see whether its constraints contradict each other"
                 if not residual <= largest
                 else INDEFINITE
             )
             warnings.warn(
-                f"The follower's answer is none: {why}.",
+                f"The follower's response is none: {why}.",
                 BilevelWarning,
                 stacklevel=2,
             )
@@ -153,7 +155,7 @@ class Newton:
 
 
 def is_minimum(st: Stationarity, x: Tensor, w: Tensor) -> bool | None:
-    """Return whether the follower's second-order condition holds at one answer; ``None``: unknown.
+    """Return whether the follower's second-order condition holds at a response; ``None``: unknown.
 
     Beyond 256 unknowns, whether conjugate gradients meet a direction of negative curvature.
     """
@@ -163,4 +165,4 @@ def is_minimum(st: Stationarity, x: Tensor, w: Tensor) -> bool | None:
         return bool(second_order(st, w, H.dense()))
     generator = torch.Generator().manual_seed(0)
     b = torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device)
-    return None if p + k else bool(cg(H, b, rtol=1e-3, limit=50).is_positive.all())
+    return None if p + k else bool(cg(H, b, rtol=1e-3, max_steps=50).is_positive.all())

@@ -1,4 +1,4 @@
-"""Minibatches of a level, and what one step of a stochastic method learns from them."""
+"""Minibatches of a level, and what one step of SOBA learns from them."""
 
 from __future__ import annotations
 

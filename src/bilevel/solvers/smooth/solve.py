@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from bilevel.errors import ProblemError, SolveFailed
+from bilevel.errors import ProblemError
 from bilevel.problem.smooth import SmoothProblem
 from bilevel.program import Progress
 from bilevel.smooth_solution import SmoothSolution
@@ -21,24 +21,24 @@ _DENSE = 400
 
 def solve_smooth(
     problem: SmoothProblem,
-    solver: AbstractSmoothSolver | None,
-    z: Any,
-    start: Any,
-    time_limit: float | None,
-    callback: Callable[[Progress], bool | None] | None,
-    throw: bool,
+    solver: AbstractSmoothSolver | None = None,
+    *,
+    parameters: Any = (),
+    start: Any = None,
+    time_limit: float | None = None,
+    callback: Callable[[Progress], bool | None] | None = None,
 ) -> SmoothSolution:
     """Solve a smooth problem; ``bl.solve`` calls this.
 
     Parameters
     ----------
-    problem, solver, start, time_limit, callback, throw
+    problem, solver, start, time_limit, callback
         As in ``bl.solve``; without a solver, ``ReducedNewton`` up to 400 unknowns of all optimality
         conditions and for constrained problems, ``HypergradientDescent`` beyond.
-    z
+    parameters
         The inputs: a tuple of tensors, or one tensor.
     """
-    z = () if z is None else z if isinstance(z, tuple) else (z,)
+    z = parameters if isinstance(parameters, tuple) else (parameters,)
     task = Task(problem, start, z, time_limit, callback)
     if solver is None:
         sizes = task.stationarity().sizes
@@ -47,10 +47,7 @@ def solve_smooth(
     if not isinstance(solver, AbstractSmoothSolver):
         raise ProblemError(
             f"A SmoothProblem is solved by bl.ReducedNewton(), bl.HypergradientDescent() or "
-            f"another solver of smooth problems, not {solver!r}."
+            f"another solver of smooth problems, not by an object of type {type(solver).__name__}."
         )
     with torch.enable_grad():  # under no_grad() too: solvers differentiate
-        solution = solver.run(task)
-    if throw and not solution.status.has_point:
-        raise SolveFailed(solution)
-    return solution
+        return solver.run(task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,8 +24,52 @@ from bilevel.solvers.smooth.follower_solution import INDEFINITE
 from bilevel.solvers.smooth.oracle_calls import Tally
 from bilevel.status import Status
 
-#: A follower's answer with a larger norm of its optimality conditions is none.
-ANSWERED = 1e-5
+#: A response of the follower with a larger residual of its optimality conditions is none.
+FOLLOWER_ATOL = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SearchReport:
+    """What a solver says of its search, and of the point where it ended.
+
+    Parameters
+    ----------
+    method
+        How the solver is called, with its options.
+    norm, atol
+        Norm of the hypergradient or of the leader's optimality conditions at the point, and up to
+        which norm it is stationary.
+    steps
+        How many steps were taken.
+    seconds
+        How long it took.
+    note
+        Why the search ended, where that needs to be said.
+    trace
+        Moments of the search: seconds, value and bound.
+    follower_is_minimum, is_minimum
+        Whether the follower's, and the leader's second-order condition holds; ``None``: unknown.
+    tally
+        Derivatives that were taken, where they were counted.
+
+    Examples
+    --------
+    >>> from bilevel.solvers.smooth.solver import SearchReport
+    >>> report = SearchReport(method="mine", norm=1e-9, atol=1e-6, steps=3, seconds=0.1)
+    >>> print(report.follower_is_minimum, report.tally.gradients)
+    None 0
+    """
+
+    method: str
+    norm: float
+    atol: float
+    steps: int
+    seconds: float
+    note: str = ""
+    trace: tuple[tuple[float, float | None, float | None], ...] = ()
+    follower_is_minimum: bool | None = None
+    is_minimum: bool | None = None
+    tally: Tally = field(default_factory=Tally)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +91,8 @@ class Task:
     barrier_parameter
         How accurate the log barrier is that stands in place of the inequalities: each multiplier
         times its slack is one over it. ``None``: no barrier.
+    tally
+        Where a solver counts the derivatives it takes.
     """
 
     problem: SmoothProblem
@@ -55,6 +101,7 @@ class Task:
     time_limit: float | None = None
     callback: Callable[[Progress], bool | None] | None = None
     barrier_parameter: float | None = None
+    tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
         if not isinstance(self.start, Sequence) or len(self.start) != 2:
@@ -99,7 +146,7 @@ class Task:
         return _largest(H.abs(), G)
 
     def judge(
-        self, x: Tensor, y: Tensor, w: Tensor, st: Stationarity, **told: Any
+        self, x: Tensor, y: Tensor, w: Tensor, st: Stationarity, report: SearchReport
     ) -> SmoothSolution:
         """Return a solution whose status follows from the conditions that hold at the point.
 
@@ -108,27 +155,24 @@ class Task:
         x, y
             The point, one row each.
         w, st
-            The follower's answer with multipliers, and the scalars with its active rows.
-        told
-            ``norm`` and ``atol`` of the hypergradient, ``is_minimum`` of either level together,
-            ``method``, ``steps``, ``seconds``, ``note``, ``trace``, ``stopped``, and a ``tally`` of
-            derivatives taken.
+            The follower's response with multipliers, and the scalars with its active rows.
+        report
+            What the solver says of its search and of the point.
         """
-        told["violation"] = self.violation(st, x, y)
+        violation = self.violation(st, x, y)
         residual = self.residual(st, x, w)
         with torch.no_grad():
             F, f = (float(st.instances.value(name, x, y)) for name in "Ff")
-        status, note = _claim(residual, attainable(ANSWERED, y), F, told)
+        status, note = _claim(residual, violation, F, attainable(FOLLOWER_ATOL, y), report)
         shape_x, shape_y = self.trees
-        tally = told.get("tally", Tally())
         stats = Stats(
-            told["method"],
-            solve_seconds=told["seconds"],
-            nodes=told["steps"],
+            report.method,
+            solve_seconds=report.seconds,
+            nodes=report.steps,
             note=note,
-            trace=tuple(told.get("trace", ())),
-            gradients=tally.gradients,
-            products=tally.products,
+            trace=report.trace,
+            gradients=report.tally.gradients,
+            products=report.tally.products,
         )
         return SmoothSolution(
             status,
@@ -136,7 +180,7 @@ class Task:
             shape_y.tree(y[0].detach()),
             F,
             f,
-            told["norm"],
+            report.norm,
             residual,
             stats,
         )
@@ -148,24 +192,37 @@ def _largest(*parts: Tensor) -> float:
 
 
 def _claim(
-    residual: float, largest: float, value: float, told: dict[str, Any]
+    residual: float, violation: float, value: float, largest: float, report: SearchReport
 ) -> tuple[Status, str]:
-    note = str(told.get("note", ""))
+    """Return the status of a point, and the search's note with the reason added.
+
+    Parameters
+    ----------
+    residual, violation
+        By how much the follower's conditions and the leader's constraints fail.
+    value
+        The leader's objective.
+    largest
+        Up to which residual and violation the point counts.
+    report
+        What the solver says.
+    """
     if not residual <= largest:
         why = f"the follower's optimality conditions fail by {residual:.1e}"
-        return Status.FAILED, f"{note} {why}".strip()
-    if not told["violation"] <= largest:
-        why = f"the leader's constraints are violated by {told['violation']:.1e}"
-        return Status.NOT_FOUND, f"{note} {why}".strip()
-    if told.get("is_answer") is False:
-        return Status.FAILED, f"{note} {INDEFINITE}".strip()
+        return Status.FAILED, f"{report.note} {why}".strip()
+    if not violation <= largest:
+        why = f"the leader's constraints are violated by {violation:.1e}"
+        return Status.NOT_FOUND, f"{report.note} {why}".strip()
+    if report.follower_is_minimum is False:
+        return Status.FAILED, f"{report.note} {INDEFINITE}".strip()
     if not math.isfinite(value):
-        return Status.FAILED, f"{note} the leader's objective is not finite there".strip()
-    if told["norm"] <= told["atol"]:
-        if told.get("is_minimum") is False:
-            note = f"{note} the leader's second derivative is not positive definite".strip()
-        return Status.STATIONARY, note
-    return Status.FEASIBLE, note
+        why = "the leader's objective is not finite there"
+        return Status.FAILED, f"{report.note} {why}".strip()
+    if not report.norm <= report.atol:
+        return Status.FEASIBLE, report.note
+    why = "the leader's second derivative is not positive definite"
+    note = f"{report.note} {why}" if report.is_minimum is False else report.note
+    return Status.STATIONARY, note.strip()
 
 
 class AbstractSmoothSolver(ABC):
@@ -183,5 +240,6 @@ class AbstractSmoothSolver(ABC):
         Returns
         -------
         SmoothSolution
-            ``STATIONARY`` only where the follower's answer is one and the hypergradient vanishes.
+            ``STATIONARY`` only where ``y`` is the follower's response and the hypergradient
+            vanishes.
         """

@@ -14,8 +14,10 @@ from bilevel.adjoints.smooth.stationarity import Hessian, Stationarity
 from bilevel.solvers.smooth.follower_solution import DENSE, FollowerSolution, finite, noise
 
 
-def free(st: Stationarity, x: Tensor, y: Tensor, atol: float, limit: int) -> FollowerSolution:
-    """Return the answers to ``x``, from ``y`` on; a finished instance stays as it is."""
+def minimize(
+    st: Stationarity, x: Tensor, y: Tensor, atol: float, max_steps: int
+) -> FollowerSolution:
+    """Return the responses to ``x``, from ``y`` on; a finished instance stays as it is."""
 
     def value(y: Tensor) -> Tensor:
         return st.follower(x, y)
@@ -28,7 +30,7 @@ def free(st: Stationarity, x: Tensor, y: Tensor, atol: float, limit: int) -> Fol
     last = torch.full_like(f, torch.inf)
     falls = positive.clone()
     H = Hessian(value, y)
-    while k < limit:
+    while k < max_steps:
         g = H.gradient.detach()
         size = vector_norm(g, dim=-1)
         # Where f no longer tells, the gradient must.
@@ -60,7 +62,7 @@ def _direction(H: Hessian, g: Tensor, going: Tensor, positive: Tensor) -> tuple[
         return _shifted(H.dense(), g), positive
     size = torch.where(going, vector_norm(g, dim=-1), 0.0)
     rtol = float(size.max().sqrt().clamp(min=1e-6, max=0.1))
-    found = cg(H, -g, rtol=rtol, limit=500)
+    found = cg(H, -g, rtol=rtol, max_steps=500)
     unmoved = vector_norm(found.x, dim=-1) == 0
     return torch.where(unmoved[:, None], -g, found.x), torch.where(
         going, found.is_positive, positive
