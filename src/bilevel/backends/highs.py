@@ -68,9 +68,9 @@ class HiGHS(AbstractBackend):
             yield from super().sweep(program, costs, limits)
             return
         solver = self._loaded(replace(program, objective=_no_cost(program)), limits)
-        every = np.arange(program.n, dtype=np.int32)
+        every = np.arange(program.lower.size, dtype=np.int32)
         for cost in costs:
-            solver.changeColsCost(program.n, every, cost)
+            solver.changeColsCost(every.size, every, cost)
             began = time.perf_counter()
             solver.run()
             yield _answer(solver, program, time.perf_counter() - began)
@@ -131,7 +131,8 @@ def _no_cost(program: Program) -> Objective:
 def _model(program: Program) -> Any:
     model = highspy.HighsModel()
     lp = model.lp_
-    rows, columns = program.rows.A.shape
+    rows = program.rows.b.size
+    columns = program.lower.size
     lp.num_col_ = columns
     lp.num_row_ = rows
     lp.col_cost_ = program.objective.c
