@@ -13,7 +13,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint docs bench clean
+.PHONY: help demo test test-all lint docs look bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -37,6 +37,9 @@ lint: $(VENV)/.developer  ## style, formatting, who imports whom, types
 
 docs: $(VENV)/.developer  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
+
+look: docs  ## open every page in a real browser, wide and narrow: is anything cut off?
+	$(BIN)/python tools/look.py
 
 bench: $(VENV)/.developer  ## run the benchmarks
 	$(BIN)/python -m benchmarks run

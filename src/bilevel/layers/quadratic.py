@@ -11,9 +11,9 @@ from bilevel.adjoints.convex.kkt import QuadraticResponses
 from bilevel.backends import Purpose, routes
 from bilevel.backends.daqp_batch import solve_distances
 from bilevel.errors import BatchFailed
-from bilevel.layers.answer import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.layers.options import Options
-from bilevel.problem.functions import NO_PRODUCTS, Array, Objective, Rows
+from bilevel.layers.result import ACCEPTED, NOT_FINITE, Record, verdict
+from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.parametric import ParametricProgram
 from bilevel.program import Limits, RawAnswer
 from bilevel.response.answer import continuous_program, solve_continuous
@@ -51,7 +51,7 @@ class QuadraticSolver:
         self.active: Array | None = None
 
     def __call__(
-        self, H: Array, q: Array, A: Array, b: Array, tolerance: float
+        self, H: Array, q: Array, A: Array, b: Array, tolerance: float = 1e-8
     ) -> QuadraticResponses:
         """Solve a batch; every answer is judged, and polished or refused if it is not exact."""
         half = saddle.half(H, q, A)
@@ -148,7 +148,7 @@ class _One:
     def _solve(self, asked: Purpose | str, limits: Limits) -> tuple[RawAnswer | None, str]:
         m = len(self.b)
         equality = np.arange(m) < self.equalities
-        rows = Rows(sp.csr_array(self.A), self.b, equality, NO_PRODUCTS, ("row",) * m)
+        rows = Rows(sp.csr_array(self.A), self.b, equality, Monomials.empty(), ("row",) * m)
         program = continuous_program(Objective(sp.csr_array(self.P), self.q), rows)
         return solve_continuous(program, asked, limits)
 

@@ -70,7 +70,9 @@ class Report:
         >>> import torch
         >>> from bilevel.adjoints import GradientKind
         >>> from bilevel.layers import Report
-        >>> report = Report((GradientKind.CLASSICAL,), torch.tensor([1e-15]), torch.tensor([0.5]))
+        >>> report = Report(
+        ...     (GradientKind.CLASSICAL,), torch.tensor([1e-15]), torch.tensor([0.5])
+        ... )
         >>> print(report.summary())
         1 of 1 gradients are derivatives; largest residual 1.0e-15, smallest margin 5.0e-01
         """
@@ -109,7 +111,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Result:
     """A layer's values with a status and a report for every instance.
 
     Parameters
