@@ -25,6 +25,7 @@ MODULES = sorted(
 
 # The optional package without which a page's or a module's examples cannot run.
 NEEDS = {
+    "bilevel.backends.gurobi": "gurobipy",
     "bilevel.backends.moreau": "moreau",
     "bilevel.backends.proxsuite": "proxsuite",
     "bilevel.applications.strain_design": "cobra",
