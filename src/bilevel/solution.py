@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from bilevel.deprecation import renamed_fields
+from bilevel.deprecation import Renamed
 from bilevel.program import Moment, Resume, relative_gap
 from bilevel.status import Status
 
@@ -137,7 +137,6 @@ class Certificate:
         return plain
 
 
-@renamed_fields(rest="resume")
 @dataclass(frozen=True)
 class Stats:
     """How an answer was found.
@@ -183,6 +182,7 @@ class Stats:
     gradients: float = 0.0
     products: float = 0.0
     resume: Resume | None = field(default=None, repr=False, compare=False)
+    rest = Renamed("resume")
 
 
 @dataclass(frozen=True)
