@@ -12,6 +12,11 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c c
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export NO_MKDOCS_2_WARNING := 1
 
+# Two workers; neighbours stay together, so that what they share is made once; a crash costs one
+# test (with `--dist loadgroup` the run would hang); what
+# took longest is listed.
+TWO := -n 2 --dist worksteal --max-worker-restart 8 --durations 15
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint docs look bench clean
 
@@ -22,11 +27,11 @@ demo: $(VENV)/.user  ## install and design a real strain, with certificates and 
 	$(BIN)/bilevel demo
 
 test: lint  ## everything a change must pass: lint, fast tests, docs
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest $(TWO) -m "not slow"
 	$(BIN)/mkdocs build --strict --quiet
 
 test-all: lint  ## as `test`, with the slow tests
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest $(TWO)
 	$(BIN)/mkdocs build --strict --quiet
 
 lint: $(VENV)/.developer  ## style, formatting, who imports whom, types

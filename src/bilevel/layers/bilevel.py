@@ -71,8 +71,8 @@ class BilevelLayer(torch.nn.Module):
     -----
     The derivative is that of the optimality conditions on the active constraints of both levels,
     which contain second derivatives of the follower; no inner problem is unrolled. Where the
-    leader's optimum lies at a kink of the follower's answer and is held there, the derivative moves
-    along with the kink. It is one of the answer that was found: a global optimum may jump to
+    leader's optimum lies at a kink of the follower's response and is held there, the derivative
+    moves along with the kink. It is one of the answer that was found: a global optimum may jump to
     another answer, and a local solver's answer may not be the best. ``report.kind`` says where the
     derivative is not one in the usual sense. It exists once; a second one raises.
 

@@ -30,7 +30,7 @@ from bilevel.status import Status
 Inequalities = Literal["kkt", "barrier"]
 #: The largest norm of the optimality conditions with which an answer is passed on.
 ACCEPTED = 1e-6
-#: An inequality whose slack and multiplier are both smaller is active without force.
+#: An inequality whose slack and multiplier are both smaller is weakly active.
 _WEAK = 1e-7
 
 UserSolver = Callable[..., tuple[Any, Any]]

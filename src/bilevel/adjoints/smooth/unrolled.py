@@ -1,4 +1,4 @@
-"""Derivatives of a follower's answer through the steps that lead to it."""
+"""Derivatives of a follower's response through the steps that lead to it."""
 
 from __future__ import annotations
 
