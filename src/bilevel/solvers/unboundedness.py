@@ -20,7 +20,7 @@ from bilevel.problem.functions import NO_PRODUCTS, Array, Monomials, Objective, 
 from bilevel.problem.standard import StandardForm, is_convex
 from bilevel.program import Program, RawAnswer, Termination
 from bilevel.reformulate.kkt import KKT
-from bilevel.response.answer import solve_continuous
+from bilevel.response.best_response import solve_continuous
 
 # A value this close to the floor, relative to it, ends on it.
 _NEAR = 1e-6
