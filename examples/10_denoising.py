@@ -9,13 +9,13 @@ from sklearn.datasets import load_digits
 from bilevel.layers import FollowerLayer
 
 
-def total_variation(A, D, solver=None):
+def total_variation(A, D, backend=None):
     """Return argmin of |A u - measured|^2 / 2 + weight |D u|_1 as a layer of both."""
     u, weight = cp.Variable(A.shape[1], name="u"), cp.Parameter(nonneg=True, name="weight")
     measured = cp.Parameter(len(A), name="measured")
     objective = cp.sum_squares(A @ u - measured) / 2 + weight * cp.norm1(D @ u)
     problem = cp.Problem(cp.Minimize(objective))
-    return FollowerLayer(problem, [weight, measured], [u], solver=solver)
+    return FollowerLayer(problem, [weight, measured], [u], backend=backend)
 
 
 def learn(layer, measured, loss, start):
@@ -46,7 +46,7 @@ noisy = clean + 0.25 * torch.tensor(rng.standard_normal(clean.shape))
 steps, eye = np.diff(np.eye(8), axis=0), np.eye(8)
 D = np.vstack([np.kron(eye, steps), np.kron(steps, eye)])
 # The multipliers of a flat patch are not unique, which an interior-point method copes with better.
-images = total_variation(np.eye(64), D, solver="clarabel")
+images = total_variation(np.eye(64), D, backend="clarabel")
 
 
 def error(u, rows):

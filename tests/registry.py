@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import bilevel as bl
+from bilevel import backends
 from bilevel.program import Feature
 from bilevel.structure import Stance, Structure
 
@@ -44,6 +45,11 @@ class SolverRow:
     struggles: Structure = Structure.PLAIN
     may_refuse: str = ""
     notes: str = ""
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether all its backends are; tests that loop over rows themselves ask this."""
+        return set(self.backends) <= set(backends.available())
 
     def must_refuse(self, problem: bl.Problem) -> bool:
         """Whether stance or structure make a refusal certain."""
@@ -137,6 +143,16 @@ SOLVERS = (
         ("scip",),
         struggles=Structure.LEADER_NONCONVEX,
         notes="SCIP 10 does not leave the root of T16, whose columns have no bounds",
+    ),
+    *(
+        SolverRow(
+            f"kkt {encoding.__name__.lower()} gurobi",
+            lambda encoding=encoding: bl.SingleLevel(bl.KKT(encoding()), backend="gurobi"),
+            OPTIMISTIC,
+            ("gurobi",),
+            notes="skipped without gurobipy; the licence inside it takes the tests' sizes",
+        )
+        for encoding in (bl.SOS1, bl.Indicator)
     ),
     SolverRow(
         "kkt bigm scip",
@@ -332,6 +348,23 @@ BACKENDS = (
         tolerance=1e-6,
         any_scale=False,
         notes="smooth programs, here convex ones; verdicts of infeasibility are local",
+    ),
+    BackendRow(
+        "gurobi",
+        Feature.INTEGER
+        | Feature.SOS1
+        | Feature.INDICATOR
+        | Feature.CONVEX_QUADRATIC
+        | Feature.NONCONVEX_QUADRATIC
+        | Feature.INTEGER_QUADRATIC
+        | Feature.PRODUCT_ROWS
+        | Feature.CONES,
+        has_duals=True,
+        option={"Presolve": 0},
+        bad_option={"no_such_option": 1},
+        tolerance=1e-6,
+        has_callback=True,
+        notes="skipped without gurobipy; the licence inside it takes the tests' sizes",
     ),
 )
 

@@ -202,23 +202,23 @@ def test_options_of_other_solvers_warn_and_change_nothing():
 
 
 def test_unknown_options_and_backends():
-    with pytest.raises(ProblemError, match=r"no_such.*name it with solver="):
+    with pytest.raises(ProblemError, match=r"no_such.*name it with backend="):
         projection(solver_args={"no_such": 1})
     with pytest.raises(ProblemError, match=r"no backend 'nonesuch'.*clarabel"):
-        projection(solver="nonesuch")
+        projection(backend="nonesuch")
     with pytest.raises(ProblemError, match=r"no backend 'nonesuch'"):
         projection()(tensor(1.0, 2.0), tensor(1.0), solver_args={"solve_method": "nonesuch"})
     with pytest.raises(ProblemError, match=r"on_failure.*'raise', 'nan', 'zero'.*'skip'"):
         projection(on_failure="skip")
     with pytest.raises(BatchFailed, match="clarabel"):
-        projection(solver="clarabel", solver_args={"no_such": 1})(tensor(1.0, 2.0), tensor(1.0))
+        projection(backend="clarabel", solver_args={"no_such": 1})(tensor(1.0, 2.0), tensor(1.0))
 
 
 def test_a_backend_that_is_not_installed(monkeypatch):
     registry = importlib.import_module("bilevel.backends.registry")
     monkeypatch.setattr(registry, "find_spec", lambda name: None)
     with pytest.raises(BackendNotFound, match=r"pip install 'bilevel\[proxsuite\]'"):
-        projection(solver="proxsuite")
+        projection(backend="proxsuite")
 
 
 def test_adjoints_with_wrong_settings():
@@ -265,7 +265,7 @@ def test_a_concave_form_is_not_solved_at_a_stationary_point():
     problem = cp.Problem(cp.Minimize(cp.quad_form(y, P)), [y >= -1, y <= 1])
     for solver in (None, "clarabel", "daqp"):
         with pytest.raises(BatchFailed, match="not convex"):
-            FollowerLayer(problem, [P], [y], solver=solver)(tensor([[-1.0]]).reshape(1, 1))
+            FollowerLayer(problem, [P], [y], backend=solver)(tensor([[-1.0]]).reshape(1, 1))
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
@@ -333,7 +333,7 @@ def test_weakly_active_bound(degenerate, slope, kind):
     answer.values[0].sum().backward()
     assert answer.report.kind == (GradientKind.CLASSICAL, kind, GradientKind.CLASSICAL)
     assert answer.report.margin.tolist() == pytest.approx([0.5, 0.0, 2 / 3], abs=1e-12)
-    assert answer.report.notes == {1: "active without force: c0[0]"}
+    assert answer.report.notes == {1: "weakly active: c0[0]"}
     np.testing.assert_allclose(answer.values[0].detach(), [0, 0, 2], atol=1e-12)
     np.testing.assert_allclose(
         x.grad, [0.0, slope, 1.0], rtol=0, atol=1e-5 * (slope == 0.5) + 1e-12
@@ -376,7 +376,7 @@ def test_duplicated_active_rows():
     duals = [row.dual_variables[0] for row in rows]
     value = tensor(2.0, 1.0, grad=True)
     for solver in (None, "clarabel"):
-        answer = FollowerLayer(problem, [p], [y, *duals], solver=solver).solve(value)
+        answer = FollowerLayer(problem, [p], [y, *duals], backend=solver).solve(value)
         point, first, second, third = answer.values
         assert not answer.report.kind[0].is_exact
         assert (first + 2 * second + third).item() == pytest.approx(1.0, abs=1e-10)
@@ -562,7 +562,7 @@ def test_an_inaccurate_answer_is_polished_or_refused(kind, error, instead):
         return Inaccurate(real, error)
 
     instead(spoiled)
-    layer = boxed(kind, solver="clarabel", on_failure="nan")
+    layer = boxed(kind, backend="clarabel", on_failure="nan")
     found, _ = together(layer, data, [0, 1, 2, 3])
     status = layer.solve(*map(tensor, data)).status
     assert calls
@@ -580,7 +580,7 @@ def test_garbage_is_never_passed_on(kind, number, instead):
     data = boxes(4)
     exact = boxed(kind)(*map(tensor, data))
     instead(lambda real: Constant(number))
-    layer = boxed(kind, solver="clarabel", on_failure="nan")
+    layer = boxed(kind, backend="clarabel", on_failure="nan")
     answer = layer.solve(*map(tensor, data))
     assert np.isfinite(number) or answer.status == (Status.FAILED,) * 4
     for i, status in enumerate(answer.status):
@@ -593,7 +593,7 @@ def test_garbage_is_never_passed_on(kind, number, instead):
                 assert a[i].isnan().all()
     if Status.FAILED in answer.status:
         with pytest.raises(BatchFailed, match="FAILED"):
-            boxed(kind, solver="clarabel")(*map(tensor, data))
+            boxed(kind, backend="clarabel")(*map(tensor, data))
 
 
 def test_sparse_factorizations_that_cannot_be():

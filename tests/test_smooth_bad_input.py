@@ -23,6 +23,7 @@ def follower(x, y):
 
 
 PROBLEM = bl.SmoothProblem(leader, follower)
+GIVEN = bl.SmoothProblem(lambda x, y, z: leader(x, y), lambda x, y, z: (y - x - z).square().sum())
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,30 @@ PROBLEM = bl.SmoothProblem(leader, follower)
         (lambda: bl.solve(PROBLEM, start=ZERO), "needs start="),
         (lambda: bl.solve(PROBLEM, start=(0.0, ZERO)), "tensors of floating-point numbers"),
         (lambda: bl.solve(PROBLEM, start=(ZERO.long(), ZERO)), "floating-point"),
+        (lambda: bl.solve(PROBLEM, start=(ZERO.float(), ZERO)), "x has dtype torch.float32"),
+        (lambda: bl.solve(PROBLEM, start={"x": ZERO, "y": ZERO}), "needs start="),
+        (lambda: bl.solve(GIVEN, start=(ZERO, ZERO), parameters=0.5), "input must consist of ten"),
+        (
+            lambda: bl.solve(GIVEN, start=(ZERO, ZERO), parameters=(np.ones(2),)),
+            "input must consist of tensors",
+        ),
+        (
+            lambda: bl.solve(GIVEN, start=(ZERO, ZERO), parameters={"price": 0.5}),
+            "input must consist of tensors",
+        ),
+        (
+            lambda: bl.solve(GIVEN, start=(ZERO, ZERO), parameters=torch.zeros(1)),
+            "dtype torch.float32 and the start torch.float64",
+        ),
+        (lambda: bl.solve(PROBLEM, start=(ZERO, ZERO), time_limit="1 s"), "time_limit"),
+        (
+            lambda: bl.solve(PROBLEM, start=(ZERO, ZERO), seed=3),
+            "takes no seed for a SmoothProblem",
+        ),
+        (
+            lambda: bl.solve(PROBLEM, start=(ZERO, ZERO), options={"no_such": 1}, rtol="nonsense"),
+            "takes no rtol and no options for a SmoothProblem",
+        ),
         (lambda: bl.solve(PROBLEM, bl.Auto(), start=(ZERO, ZERO)), "bl.ReducedNewton"),
         (lambda: bl.HypergradientDescent(max_steps=0), "steps >= 1"),
         (lambda: bl.HypergradientDescent(follower=3), "follower must be a function"),
@@ -57,7 +82,10 @@ PROBLEM = bl.SmoothProblem(leader, follower)
         (lambda: adjoints.Unrolled(0), "steps >= 1"),
         (lambda: SmoothBilevelLayer(leader, start=(ZERO, ZERO)), "needs F and f"),
         (lambda: SmoothBilevelLayer(PROBLEM, follower, start=(ZERO, ZERO)), "itself"),
-        (lambda: SmoothBilevelLayer(PROBLEM, start=(ZERO, ZERO), t=-1), "must be positive"),
+        (
+            lambda: SmoothBilevelLayer(PROBLEM, start=(ZERO, ZERO), barrier_parameter=-1),
+            "barrier_parameter must be positive",
+        ),
         (
             lambda: SmoothBilevelLayer(PROBLEM, start=(ZERO, ZERO), inequalities="penalty"),
             "inequalities must be one of",
@@ -68,7 +96,7 @@ PROBLEM = bl.SmoothProblem(leader, follower)
         ),
         (
             lambda: SmoothBilevelLayer(PROBLEM, start=(ZERO, ZERO), adjoint=adjoints.Unrolled()),
-            "takes adjoints.Implicit",
+            "SmoothBilevelLayer cannot use Unrolled as its adjoint: it has no method leader",
         ),
         (
             lambda: SmoothBilevelLayer(PROBLEM, start=(ZERO, ZERO), in_dims=1)(torch.ones(2)),

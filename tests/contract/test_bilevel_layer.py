@@ -71,7 +71,7 @@ def test_values_and_multipliers_are_those_of_the_solver():
         np.testing.assert_allclose(tensor.numpy(), solution[variable], atol=1e-6)
     x, y = variables
     seen = [x, *(p for p in parameters if p.name() in ("r", "b", "A"))]
-    alone = FollowerLayer(problem.followers[0], seen, [y, dual, value], solver="clarabel")
+    alone = FollowerLayer(problem.followers[0], seen, [y, dual, value], backend="clarabel")
     again = alone(found[0], *tensors_of(seen[1:]))
     for one, other in zip(found[1:], again, strict=True):
         np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-9)

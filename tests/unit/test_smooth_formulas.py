@@ -246,7 +246,9 @@ def test_at_a_weakly_active_bound_the_barrier_takes_the_mean_of_the_sides():
         "in_dims": None,
     }
     for t in (1e4, 1e6):
-        layer = SmoothBilevelLayer(f=problem["F"], inequalities="barrier", t=t, **problem)
+        layer = SmoothBilevelLayer(
+            f=problem["F"], inequalities="barrier", barrier_parameter=t, **problem
+        )
         z = number(0.0).requires_grad_()
         answer = layer.solve(z)
         y = answer.values[1]
@@ -329,7 +331,7 @@ def test_the_barrier_goes_through_the_kink_of_the_lasso_at_one_half():
         return (y[0] - y[1] - 1) ** 2 / 2 + z * y.sum()
 
     layer = SmoothBilevelLayer(
-        f, f, g=lambda x, y, z: -y, inequalities="barrier", t=1e8,
+        f, f, g=lambda x, y, z: -y, inequalities="barrier", barrier_parameter=1e8,
         start=(torch.zeros(0).double(), number([0.1, 0.1])), in_dims=None,
     )  # fmt: skip
     z = number(1.0).requires_grad_()

@@ -4,12 +4,46 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from bilevel.errors import UnsupportedDerivative
+
+
+class Rule(Protocol):
+    """What is asked of a map that is to be differentiated; see ``AbstractRule``."""
+
+    @property
+    def order(self) -> int | None:
+        """How often the map may be differentiated; ``None``: as often as one likes."""
+        ...
+
+    @property
+    def what(self) -> str:
+        """How messages call it."""
+        ...
+
+    @property
+    def differentiable(self) -> int | None:
+        """How many of the outputs, the first ones, have a derivative; ``None``: all."""
+        ...
+
+    @property
+    def foldable(self) -> bool:
+        """Whether a mapped axis may become part of the batch."""
+        ...
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs."""
+        ...
+
+    def backward(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], grads: Sequence[Tensor | None]
+    ) -> Sequence[Tensor | None]:
+        """Return the vector-Jacobian product."""
+        ...
 
 
 class AbstractRule(ABC):
@@ -47,7 +81,14 @@ class AbstractRule(ABC):
         inputs, outputs
             What ``forward`` was given and has returned; differentiable where they are.
         grads
-            Gradients with respect to the outputs.
+            Gradients with respect to the outputs; ``None`` where there is none.
+
+        Returns
+        -------
+        sequence
+            One gradient for each input, of its shape; ``None`` for zero. Where the operations are
+            none that autograd may differentiate again, the class says ``order = 1``, and a second
+            derivative raises.
         """
 
 
@@ -59,7 +100,7 @@ class Differentiable(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(rule: AbstractRule, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(rule: Rule, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the rule's outputs."""
         return rule.forward(*inputs)
 
@@ -97,7 +138,7 @@ class Differentiable(torch.autograd.Function):
         )
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], rule: AbstractRule, *inputs: Tensor) -> Any:
+    def vmap(info: Any, in_dims: tuple[Any, ...], rule: Rule, *inputs: Tensor) -> Any:
         """Fold the mapped axis into the batch, call again, and unfold."""
         if not rule.foldable:
             raise UnsupportedDerivative(
@@ -132,7 +173,7 @@ class _Refusal(AbstractRule):
         )
 
 
-def apply(rule: AbstractRule, *inputs: Tensor) -> tuple[Tensor, ...]:
+def apply(rule: Rule, *inputs: Tensor) -> tuple[Tensor, ...]:
     """Return a rule's outputs, differentiable by its vector-Jacobian product.
 
     Examples

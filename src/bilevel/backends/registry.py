@@ -111,6 +111,8 @@ _ENTRIES = {
     "proxsuite": _Entry("proxsuite", "bilevel.backends.proxsuite", "ProxQP", "proxsuite"),
     "moreau": _Entry("moreau", "bilevel.backends.moreau", "Moreau", "moreau"),
     "ipopt": _Entry("casadi", "bilevel.backends.ipopt", "IPOPT", "casadi"),
+    # Serves no purpose: followers are not to wait for a licence, nor to take one away.
+    "gurobi": _Entry("gurobipy", "bilevel.backends.gurobi", "Gurobi", "gurobi"),
 }
 
 # What a backend of one's own must state; the abstract class gives no default.

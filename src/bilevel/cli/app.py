@@ -11,10 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import bilevel as bl
-from bilevel import plots
-from bilevel.cli import demo as demonstration
-from bilevel.cli import gradient
-from bilevel.cli import methods as table
+from bilevel.cli import startup
 from bilevel.cli.failures import Exit, guarded, own_stdout
 from bilevel.cli.progress import watching
 from bilevel.cli.report import save, say, say_json, say_methods, say_solution
@@ -49,6 +46,7 @@ Seconds = Annotated[float | None, typer.Option(help="Seconds; the best point so 
 
 def main() -> None:
     """Run the command line."""
+    startup.begin()
     with own_stdout():
         app()
 
@@ -94,6 +92,8 @@ def solve(
     debug: Debug = False,
 ) -> Exit:
     """Solve a problem and print its certified answer."""
+    from bilevel.cli import methods as table
+
     solver = table.parse(method, backend)
     if figure is not None:
         _check_figure(figure)
@@ -117,7 +117,7 @@ def solve(
         if solution.leader_value is None and solution.bound is None:
             typer.echo("no figure: there is neither a value nor a bound to draw", err=True)
         else:
-            save(plots.convergence(solution), figure)
+            save(bl.plots.convergence(solution), figure)
     if solution.status.has_point:
         return Exit.DONE
     return Exit.INTERRUPTED if watch.interrupted(solution) else Exit.NO_POINT
@@ -186,6 +186,9 @@ def gradcheck(
     debug: Debug = False,
 ) -> Exit:
     """Check the gradient of the answer by the problem's parameters, at their present values."""
+    from bilevel.cli import gradient
+    from bilevel.cli import methods as table
+
     with _prints_elsewhere(as_json):
         problem = _load(target, None, aux)
         found = gradient.check(problem, table.parse(method, None), equilibrium, step, tolerance)
@@ -230,7 +233,9 @@ def demo(
 
     What the strains can produce and how well the costs fit are saved as figures.
     """
-    plots.formats()  # matplotlib is missed before the work, not after it
+    from bilevel.cli import demo as demonstration
+
+    bl.plots.formats()  # matplotlib is missed before the work, not after it
     return demonstration.run(knockouts, product, output, time_limit)
 
 
@@ -245,10 +250,11 @@ def _prints_elsewhere(as_json: bool) -> contextlib.AbstractContextManager[Any]:
 
 
 def _check_figure(path: Path) -> None:
+    formats = bl.plots.formats()
     ending = path.suffix.lower().removeprefix(".")
-    if ending not in plots.formats():
+    if ending not in formats:
         raise ProblemError(
-            f"The figure's name {str(path)!r} must end in one of {', '.join(plots.formats())}."
+            f"The figure's name {str(path)!r} must end in one of {', '.join(formats)}."
         )
     if not path.absolute().parent.is_dir():
         raise ProblemError(f"There is no folder {str(path.parent)!r} for the figure.")

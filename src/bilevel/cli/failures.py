@@ -13,6 +13,7 @@ from typing import Any
 
 import typer
 
+from bilevel.cli import startup
 from bilevel.errors import (
     BackendError,
     BackendNotFound,
@@ -45,6 +46,7 @@ def guarded(command: Callable[..., Exit]) -> Callable[..., None]:
     def run(**arguments: Any) -> None:
         code = Exit.BACKEND
         try:
+            startup.load()
             code = command(**arguments)
         except KeyboardInterrupt:
             code = Exit.INTERRUPTED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import bilevel as bl
 from bilevel.errors import BackendNotFound, ProblemError
@@ -11,6 +11,7 @@ from bilevel.solvers import Auto
 
 if TYPE_CHECKING:
     from bilevel.layers import GradientCheck
+    from bilevel.layers.bilevel import EquilibriumName
 
 
 def check(
@@ -33,7 +34,8 @@ def check(
         ) from error
     variables = [*problem.variables, *(v for f in problem.followers for v in f.variables)]
     chosen = None if isinstance(solver, Auto) else solver
-    layer = BilevelLayer(problem, problem.parameters, variables, chosen, equilibrium=equilibrium)
+    game = cast("EquilibriumName", equilibrium)  # the layer itself refuses other words
+    layer = BilevelLayer(problem, problem.parameters, variables, chosen, equilibrium=game)
     inputs = tensors_of(problem.parameters)
     return gradcheck(layer, inputs, step=step, tolerance=tolerance)
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.text import Text
 
-from bilevel.program import Progress
-from bilevel.solution import Solution
+    from bilevel.program import Progress
+    from bilevel.solution import Solution
 
 
 class Watch:
@@ -40,6 +40,8 @@ class Watch:
 
     def __rich__(self) -> Text:
         """Return the line as it is now."""
+        from rich.text import Text
+
         seconds = time.perf_counter() - self._began
         parts = [self._title] if self._title else []
         parts.append(f"{seconds:.1f} s")
@@ -65,10 +67,13 @@ def watching(title: str = "", live: bool = True) -> Iterator[Watch]:
     and shown; the second one ends the program.
     """
     watch = Watch(title)
-    console = Console(stderr=True)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_first_interrupt_stops(watch))
-        if live and console.is_terminal:
+        if live and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            console = Console(stderr=True)
             shown = Live(watch, console=console, refresh_per_second=8, transient=True)
             stack.enter_context(shown)
         yield watch

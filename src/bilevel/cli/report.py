@@ -7,19 +7,17 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from bilevel import backends
-from bilevel.cli import methods
 from bilevel.errors import BackendNotFound, ProblemError, UnsupportedProblem
-from bilevel.problem.problem import Problem
-from bilevel.solution import Solution
-from bilevel.solvers import Auto
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bilevel.problem.problem import Problem
+    from bilevel.solution import Solution
 
 _WIDTH_IN_FILES = 160
 _LONGEST = 12
@@ -27,6 +25,8 @@ _LONGEST = 12
 
 def console() -> Console:
     """Return a console on the present stdout; as wide as a table needs where it is no terminal."""
+    from rich.console import Console
+
     out = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if not out.is_terminal:
         out.width = _WIDTH_IN_FILES
@@ -35,7 +35,7 @@ def console() -> Console:
 
 def say(text: str) -> None:
     """Print text as it is, its lines unbroken."""
-    console().print(text, soft_wrap=True)
+    print(text)
 
 
 def say_json(content: dict[str, Any]) -> None:
@@ -44,6 +44,8 @@ def say_json(content: dict[str, Any]) -> None:
 
 
 def _plain(content: Any) -> Any:
+    import numpy as np
+
     if isinstance(content, dict):
         return {str(key): _plain(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
@@ -81,6 +83,8 @@ def say_solution(problem: Problem, solution: Solution) -> None:
 
 
 def _short(value: Any) -> str:
+    import numpy as np
+
     array = np.asarray(value, float) + 0.0  # no negative zeros
     if not array.shape:
         return f"{array:.9g}"
@@ -108,6 +112,9 @@ def save(figure: Any, path: Path) -> None:
 
 def say_methods(problem: Problem | None) -> None:
     """Print the table of methods; with a problem, what each says to it and what Auto chooses."""
+    from bilevel.cli import methods
+    from bilevel.solvers import Auto
+
     form = None if problem is None else problem.compile()
     if form is None:
         rows = methods.rows(None)
@@ -130,6 +137,8 @@ def say_methods(problem: Problem | None) -> None:
 
 
 def _say_backends() -> None:
+    from bilevel import backends
+
     for name in backends.names():
         try:
             backends.get(name)
@@ -140,6 +149,8 @@ def _say_backends() -> None:
 
 
 def _say_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table
+
     table = Table(*titles, box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.columns[0].no_wrap = True
     for row in rows:

@@ -11,11 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bilevel import instances, io
+import bilevel as bl
 from bilevel.errors import BackendNotFound, BilevelError, ProblemError
-from bilevel.problem.problem import Problem
 
-_ENDINGS = (*io.FORMATS, *(f"{ending}.gz" for ending in io.FORMATS))
 _HELP = (
     "Name a textbook instance (such as T1), an object of a Python file (toll.py:problem) or a file "
     "that holds a problem (toll.mps, toll.mod)."
@@ -23,7 +21,7 @@ _HELP = (
 _SMOOTH = " It begins from tensors: solve it in Python, bl.solve(problem, start=(x, y))."
 
 
-def load(target: str, aux: Path | None = None) -> Problem:
+def load(target: str, aux: Path | None = None) -> bl.Problem:
     """Return the problem that a word on the command line names.
 
     Parameters
@@ -43,18 +41,18 @@ def load(target: str, aux: Path | None = None) -> Problem:
     BackendNotFound
         If the file needs a package of this library that is not installed.
     """
-    if target.lower().endswith(_ENDINGS):
-        return io.read(target, aux)
+    if _is_format(target):
+        return bl.read(target, aux)
     if aux is not None:
         raise ProblemError(f"--aux belongs to an MPS file, and {target!r} is none.")
     path, colon, name = target.rpartition(":")
     if not colon and not target.endswith(".py"):
-        if target not in instances.names():
+        if target not in bl.instances.names():
             raise ProblemError(
                 f"There is no textbook instance {target!r}; the known ones are "
-                f"{', '.join(instances.names())}. {_HELP}"
+                f"{', '.join(bl.instances.names())}. {_HELP}"
             )
-        return instances.get(target).problem
+        return bl.instances.get(target).problem
     file = Path(path if colon else target)
     if not file.is_file():
         raise ProblemError(f"There is no file {str(file)!r}. {_HELP}")
@@ -67,6 +65,14 @@ def load(target: str, aux: Path | None = None) -> Problem:
             f"{_examples(file, module)}."
         )
     return _guarded(file, lambda: _problem(getattr(module, name), f"{file}:{name}"))
+
+
+def _is_format(target: str) -> bool:
+    if "." not in target.rpartition(":")[2] or target.endswith(".py"):
+        return False  # so that what is no such file does not wait for its readers
+    from bilevel import io
+
+    return target.lower().endswith(tuple(e + gz for e in io.FORMATS for gz in ("", ".gz")))
 
 
 def _execute(file: Path) -> ModuleType:
@@ -121,7 +127,7 @@ def _place(file: Path, error: BaseException) -> str:
     return f"{name}, line {last.lineno}{text}: "
 
 
-def _problem(found: Any, name: str) -> Problem:
+def _problem(found: Any, name: str) -> bl.Problem:
     problem = _as_problem(found)
     if problem is None and callable(found):
         if not _needs_nothing(found):
@@ -139,11 +145,11 @@ def _problem(found: Any, name: str) -> Problem:
     return problem
 
 
-def _as_problem(found: Any) -> Problem | None:
-    if isinstance(found, Problem):
+def _as_problem(found: Any) -> bl.Problem | None:
+    if isinstance(found, bl.Problem):
         return found
     inner = None if isinstance(found, type) else getattr(found, "problem", None)
-    return inner if isinstance(inner, Problem) else None
+    return inner if isinstance(inner, bl.Problem) else None
 
 
 def _needs_nothing(function: Callable[..., Any]) -> bool:

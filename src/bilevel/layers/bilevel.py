@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import cvxpy as cp
 import numpy as np
 import torch
 from torch import Tensor
 
-from bilevel.adjoints import KKT
+from bilevel.adjoints import KKT, AbstractBilevelAdjoint
+from bilevel.adjoints.adjoint import demand_adjoint
 from bilevel.adjoints.function import apply, compiler_disabled
 from bilevel.errors import ProblemError, UnsupportedProblem
-from bilevel.layers.answer import Answer, Report
 from bilevel.layers.bilevel_model import Model, as_nash
 from bilevel.layers.bilevel_rule import Equilibrium, Ways
 from bilevel.layers.inputs import choose, gather
-from bilevel.layers.options import ON_FAILURE
+from bilevel.layers.options import OnFailure, check_word
+from bilevel.layers.result import Report, Result
 from bilevel.problem.functions import Array
 from bilevel.problem.problem import Problem
 from bilevel.solvers.best_responses import BestResponses
 from bilevel.solvers.solver import AbstractSolver
 from bilevel.structure import Stance
 
-_EQUILIBRIA = ("stackelberg", "nash")
+EquilibriumName = Literal["stackelberg", "nash"]
 
 
 class BilevelLayer(torch.nn.Module):
@@ -48,7 +49,8 @@ class BilevelLayer(torch.nn.Module):
         Any solver of the library, such as ``bl.Branching()``; ``None`` chooses by structure, and
         in games with cones lets everybody answer in turn until nobody moves.
     adjoint
-        ``bilevel.adjoints.KKT(...)``: its ``degenerate`` may be ``"lstsq"`` or ``"raise"``.
+        ``bilevel.adjoints.KKT(...)``, whose ``degenerate`` may be ``"lstsq"`` or ``"raise"``, or an
+        ``AbstractBilevelAdjoint`` of your own.
     equilibrium
         ``"stackelberg"``: the leader knows that the followers answer. ``"nash"``: it takes their
         answer as given, as they take its decision.
@@ -108,18 +110,16 @@ class BilevelLayer(torch.nn.Module):
         variables: Sequence[Any],
         solver: AbstractSolver | None = None,
         *,
-        adjoint: KKT | None = None,
-        equilibrium: str = "stackelberg",
-        on_failure: str = "raise",
+        adjoint: AbstractBilevelAdjoint | None = None,
+        equilibrium: EquilibriumName = "stackelberg",
+        on_failure: OnFailure = "raise",
         time_limit: float | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(problem, Problem):
             raise ProblemError(f"A BilevelLayer needs a bilevel.Problem, not {problem!r}.")
-        if equilibrium not in _EQUILIBRIA:
-            raise ProblemError(f"equilibrium must be one of {_EQUILIBRIA}, not {equilibrium!r}.")
-        if on_failure not in ON_FAILURE:
-            raise ProblemError(f"on_failure must be one of {ON_FAILURE}, not {on_failure!r}.")
+        check_word("equilibrium", equilibrium, EquilibriumName)
+        check_word("on_failure", on_failure, OnFailure)
         if problem.stance is Stance.PESSIMISTIC:
             raise UnsupportedProblem(
                 "The derivative of a pessimistic answer is not known here; where the follower's "
@@ -131,17 +131,15 @@ class BilevelLayer(torch.nn.Module):
                 f"solver must be an object such as bl.Branching() or bl.Auto(), not {solver!r}."
             )
         adjoint = KKT() if adjoint is None else adjoint
-        if not isinstance(adjoint, KKT):
-            raise ProblemError(f"A BilevelLayer takes adjoints.KKT, not {adjoint!r}.")
-        if adjoint.degenerate not in ("lstsq", "raise"):
-            raise ProblemError("A BilevelLayer takes adjoints.KKT with 'lstsq' or 'raise' only.")
+        demand_adjoint(adjoint, "prepare_bilevel", "A BilevelLayer", "adjoints.KKT()")
         chosen = as_nash(problem) if equilibrium == "nash" else problem
         needed = {p.id: p for p in chosen.parameters}
         self._model = Model(chosen, choose(parameters, needed, "the problem"))
         self._outputs = tuple(self._model.output(variable) for variable in variables)
+        prepared = adjoint.prepare_bilevel(self._model.conditions)
         if equilibrium == "nash" and solver is None and self._model.has_cones:
             solver = BestResponses()
-        self._ways = Ways(solver, time_limit, on_failure, adjoint.degenerate)
+        self._ways = Ways(solver, time_limit, on_failure, prepared)
         self._last: list[Array | None] = []
 
     @property
@@ -177,7 +175,7 @@ class BilevelLayer(torch.nn.Module):
         """
         return compiler_disabled(self._run, tensors, warm_start)[0]
 
-    def solve(self, *tensors: Tensor, warm_start: bool = False) -> Answer:
+    def solve(self, *tensors: Tensor, warm_start: bool = False) -> Result:
         """Return the answers to a batch with a status and a report for every instance.
 
         Examples
@@ -202,7 +200,7 @@ class BilevelLayer(torch.nn.Module):
             record.notes,
             rule.probe,
         )
-        return Answer(values, record.status, report)
+        return Result(values, record.status, report)
 
     def _run(
         self, tensors: Sequence[Any], warm_start: bool

@@ -8,7 +8,7 @@ from typing import Any
 import cvxpy as cp
 import numpy as np
 
-from bilevel.adjoints.bilevel.conditions import Conditions, Tie
+from bilevel.adjoints.bilevel.conditions import Conditions, Tie, touched_rows
 from bilevel.adjoints.bilevel.level import LevelFunctions
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.layers.outputs import Output, primal
@@ -48,9 +48,11 @@ class Model:
                     f"leader's answer needs second derivatives of the follower's, which are not "
                     f"known for these."
                 )
-        self.conditions = Conditions(levels[0], levels[1:], columns)
-        self.m = sum(len(rows) for rows in self.conditions.rows)
-        self.conditions.ties = self._ties()
+        self._followers = levels[1:]
+        touched = touched_rows(self._followers, columns)
+        self._touched = [np.flatnonzero(mask) for mask in touched]
+        self.m = sum(map(len, self._touched))
+        self.conditions = Conditions(levels[0], levels[1:], columns, touched, self._ties())
 
     @property
     def has_cones(self) -> bool:
@@ -91,8 +93,8 @@ class Model:
 
     def _rows(self, k: int, follower: Follower, number: int, size: int) -> np.ndarray:
         """Return where a constraint's multipliers stand among those of all followers."""
-        level = self.conditions.followers[k]
-        rows = self.conditions.rows[k].numpy()
+        level = self._followers[k]
+        rows = self._touched[k]
         mine = np.flatnonzero(level.constraint[rows] == number)
         if len(mine) != size:
             raise ProblemError(
@@ -100,7 +102,7 @@ class Model:
                 f"does not contain the follower's variables in every row: it has no multiplier "
                 f"that could be returned."
             )
-        before = sum(len(self.conditions.rows[j]) for j in range(k))
+        before = sum(map(len, self._touched[:k]))
         return before + mine[np.argsort(level.entry[rows][mine])]
 
     def _ties(self) -> tuple[Tie, ...]:
@@ -108,7 +110,7 @@ class Model:
         ties = []
         leaves = self.problem.leaves
         for k, follower in enumerate(self.problem.followers):
-            before = sum(len(self.conditions.rows[j]) for j in range(k))
+            before = sum(map(len, self._touched[:k]))
             if follower.value.id in leaves:
                 ties.append(Tie(leaves[follower.value.id].first, k, None))
             for number, constraint in enumerate(follower.constraints):

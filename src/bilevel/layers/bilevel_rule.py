@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from bilevel.adjoints import GradientKind
-from bilevel.adjoints.bilevel.total import BilevelRoot, find_root
+from bilevel.adjoints.bilevel.adjoint import BilevelDerivative, BilevelPrepared
 from bilevel.adjoints.function import AbstractRule
 from bilevel.errors import BatchFailed, BilevelError, UnsupportedDerivative
-from bilevel.layers.answer import Record
 from bilevel.layers.bilevel_model import Model
+from bilevel.layers.options import OnFailure
+from bilevel.layers.result import Record
 from bilevel.problem.functions import Array
 from bilevel.response.answer import answer
 from bilevel.solvers.compiled import certified
@@ -39,14 +40,14 @@ class Ways:
         Seconds for each instance, or ``None``.
     on_failure
         ``"raise"``, ``"nan"`` or ``"zero"``.
-    degenerate
-        ``"lstsq"`` or ``"raise"``.
+    prepared
+        How answers are differentiated.
     """
 
     solver: AbstractSolver | None
     time_limit: float | None
-    on_failure: str
-    degenerate: str
+    on_failure: OnFailure
+    prepared: BilevelPrepared
 
 
 class Equilibrium(AbstractRule):
@@ -61,7 +62,7 @@ class Equilibrium(AbstractRule):
         self._model = model
         self._ways = ways
         self._start = start
-        self.roots: list[BilevelRoot | None] = []
+        self.roots: list[BilevelDerivative | None] = []
         self.record = Record((), np.zeros(0), {})
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -82,7 +83,7 @@ class Equilibrium(AbstractRule):
         self.record = Record(tuple(status), residual, notes)
         if ways.on_failure == "raise" and None in self.roots:
             raise BatchFailed("the layer", tuple(status), notes)
-        if ways.degenerate == "raise":
+        if ways.prepared.demands_exact:
             self._demand_exact()
         fill = 0.0 if ways.on_failure == "zero" else np.nan
         w = np.full((len(theta), model.n), fill)
@@ -130,12 +131,7 @@ class Equilibrium(AbstractRule):
 
     def probe(self) -> Tensor:
         """Return the relative residual of each adjoint system for a right-hand side of ones."""
-        found = []
-        for root in self.roots:
-            error = np.nan
-            if root is not None:
-                error = abs(root.H @ root.inverse.sum(-1) - 1).max(initial=0.0)
-            found.append(error)
+        found = [np.nan if root is None else root.probe() for root in self.roots]
         return torch.tensor(found, dtype=torch.float64)
 
     def _demand_exact(self) -> None:
@@ -149,7 +145,7 @@ class Equilibrium(AbstractRule):
 
     def answer_one(
         self, theta: Array, start: Array | None
-    ) -> tuple[BilevelRoot | None, Status, str]:
+    ) -> tuple[BilevelDerivative | None, Status, str]:
         """Solve one instance and return its active conditions, the status and a note."""
         model = self._model
         try:
@@ -163,7 +159,7 @@ class Equilibrium(AbstractRule):
                 np.concatenate([np.empty(0), *answer(form, k, w).cone_multipliers])
                 for k in range(len(form.followers))
             ]
-            root = find_root(model.conditions, w, torch.from_numpy(theta), cones)
+            root = self._ways.prepared.find(w, torch.from_numpy(theta), cones)
         except BilevelError as error:
             return None, Status.FAILED, str(error)
         return root, solution.status, "; ".join(root.notes)

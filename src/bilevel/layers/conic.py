@@ -7,12 +7,12 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from bilevel.adjoints.convex.cone import jacobian, residual
+from bilevel.adjoints.convex.cone import ConicResponses, jacobian, residual
 from bilevel.adjoints.convex.projections import derivative, project
 from bilevel.backends import Purpose
 from bilevel.errors import BatchFailed
-from bilevel.layers.answer import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.layers.options import Options
+from bilevel.layers.result import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.problem.cones import Cone
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.parametric import ParametricProgram
@@ -42,11 +42,15 @@ class ConicSolver:
         self._program = program
         self._options = options
         self.record: Record | None = None
-        self.active = None
+        self.active: Array | None = None
 
-    def __call__(self, P: Array, q: Array, A: Array, b: Array) -> tuple[Array, Array, Array]:
-        """Return answers, ``v = z - s``, and where they are usable."""
-        count = len(P)
+    def __call__(
+        self, H: Array, q: Array, A: Array, b: Array, tolerance: float = 1e-8
+    ) -> ConicResponses:
+        """Solve a batch; see ``bilevel.adjoints.adjoint.Solve``. The tolerance is not needed."""
+        del tolerance
+        count = len(H)
+        P = H + H.swapaxes(1, 2)
         y = np.zeros_like(q)
         v = np.zeros_like(b)
         status = [Status.FAILED] * count
@@ -57,11 +61,13 @@ class ConicSolver:
         notes = {i: note for i, note in notes.items() if note}
         self.record = Record(tuple(status), residuals, notes)
         usable = np.array([one is Status.OPTIMAL for one in status])
+        if self._options.on_failure == "raise" and not usable.all():
+            raise BatchFailed(self._program.who, tuple(status), notes)
+        z = project(torch.from_numpy(v), self._program).numpy()
         if not usable.all():
-            if self._options.on_failure == "raise":
-                raise BatchFailed(self._program.who, tuple(status), notes)
-            y[~usable] = v[~usable] = self._options.fill
-        return y, v, usable
+            for part in (y, z, v):
+                part[~usable] = self._options.fill
+        return ConicResponses(y, z, v, usable)
 
     def _one(
         self, P: Array, q: Array, A: Array, b: Array

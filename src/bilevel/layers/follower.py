@@ -1,7 +1,8 @@
-"""A follower's answer as a layer: the solution of a convex program, differentiable in its data."""
+"""A follower's response as a layer: a convex program's solution, differentiable in its data."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -10,19 +11,17 @@ import cvxpy as cp
 import torch
 from torch import Tensor
 
-from bilevel.adjoints import KKT, Cone
-from bilevel.adjoints.convex.sparse import SparseKKTRule
+from bilevel.adjoints import KKT, AbstractAdjoint, Cone, Form, ResponseRule
+from bilevel.adjoints.adjoint import demand_adjoint
 from bilevel.adjoints.function import apply, compiler_disabled
-from bilevel.errors import UnsupportedProblem
-from bilevel.layers.answer import Answer, Report
-from bilevel.layers.conic import ConicSolver
+from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.layers.data import DataMap
+from bilevel.layers.forms import SOLVERS, LayerSolver
 from bilevel.layers.inputs import DeclaredSigns, choose, gather
-from bilevel.layers.options import Options, read_options
+from bilevel.layers.options import OnFailure, Options, read_options
 from bilevel.layers.outputs import find_outputs
-from bilevel.layers.quadratic import QuadraticSolver
+from bilevel.layers.result import Report, Result
 from bilevel.layers.source import read_source
-from bilevel.layers.sparse import SparseSolver, uses_sparse
 from bilevel.problem.assemble import compile_program
 from bilevel.problem.follower import Follower
 from bilevel.problem.leaves import label
@@ -49,8 +48,7 @@ class FollowerLayer(torch.nn.Module):
         What is returned, in this order: variables, multipliers
         (``constraint.dual_variables[0]``, or ``follower.dual(constraint)``), or ``follower.value``.
     solver
-        ``None``, or the name of a backend, such as ``"clarabel"`` or ``"proxsuite"``. Whatever
-        it returns is checked, polished, and refused if it is not exact.
+        Where ``CvxpyLayer`` has its solver: an old place for ``backend``, which warns.
     gp, verbose, canon_backend
         As ``CvxpyLayer`` has them; geometric programs are refused, and ``canon_backend`` is not
         needed.
@@ -58,8 +56,11 @@ class FollowerLayer(torch.nn.Module):
         Options for a named backend. Those that only set the accuracy of another library's solver
         are ignored with a warning: answers are exact here.
     adjoint
-        ``bilevel.adjoints.KKT(...)`` or ``Cone(...)``; ``None``: ``Cone`` where there are cones,
-        else ``KKT``.
+        ``bilevel.adjoints.KKT(...)``, ``Cone(...)`` or an ``adjoints.AbstractAdjoint`` of your own;
+        ``None``: ``Cone`` where there are cones, else ``KKT``.
+    backend
+        ``None``, or the name of a backend, such as ``"clarabel"`` or ``"proxsuite"``. Whatever
+        it returns is checked, polished, and refused if it is not exact.
     on_failure
         ``"raise"`` raises ``BatchFailed`` after the whole batch is solved, if an instance has no
         answer; ``"nan"`` returns NaN for it and ``"zero"`` zero, and no gradient flows into its
@@ -115,8 +116,9 @@ class FollowerLayer(torch.nn.Module):
         canon_backend: str | None = None,
         solver_args: Mapping[str, Any] | None = None,
         *,
-        adjoint: KKT | Cone | None = None,
-        on_failure: str = "raise",
+        adjoint: AbstractAdjoint | None = None,
+        backend: str | None = None,
+        on_failure: OnFailure = "raise",
     ) -> None:
         super().__init__()
         del canon_backend
@@ -125,7 +127,9 @@ class FollowerLayer(torch.nn.Module):
                 "Geometric programs are not supported: write the problem in the logarithms of its "
                 "variables, where it is convex."
             )
-        self._options = read_options(Options(solver, {}, verbose, on_failure), solver_args)
+        if solver is not None:
+            backend = _backend_of(solver, backend)
+        self._options = read_options(Options(backend, {}, verbose, on_failure), solver_args)
         source = read_source(problem)
         inputs = choose(parameters, source.leaves(), source.who)
         self._program = compile_program(
@@ -134,16 +138,21 @@ class FollowerLayer(torch.nn.Module):
         self._outputs = find_outputs(
             self._program, variables, source.constraints, source.multipliers, source.value
         )
-        self._adjoint = adjoint or (Cone() if self._program.cones else KKT())
-        if self._program.cones and isinstance(self._adjoint, KKT):
+        default = Cone() if self._program.cones else KKT()
+        self._adjoint = default if adjoint is None else adjoint
+        demand_adjoint(self._adjoint, "prepare", "A FollowerLayer", "adjoints.KKT() or Cone()")
+        wants_multipliers = any(output.source == "z" for output in self._outputs)
+        prepared = self._adjoint.prepare(self._program, with_multipliers=wants_multipliers)
+        if self._program.cones and prepared.form is not Form.CONIC:
             raise UnsupportedProblem(
-                f"{self._program.who} has cones, whose answers adjoints.KKT cannot differentiate; "
-                f"use adjoints.Cone()."
+                f"{self._program.who} has cones, but {self._adjoint} goes with the solver of "
+                f"{prepared.form.value}; use adjoints.Cone()."
             )
-        self._sparse = uses_sparse(self._adjoint, self._program)
+        self._prepared = prepared
+        self._make_solver = SOLVERS[prepared.form]
+        self._sparse = prepared.form is Form.SPARSE
         self._map = DataMap(self._program, self._sparse)
         self._signs = DeclaredSigns(self._program.inputs)
-        self._wants_multipliers = any(output.source == "z" for output in self._outputs)
         self._wants_value = any(output.source == "value" for output in self._outputs)
         # torch.compile cannot trace a cone's solver; keeping it out costs more than a small QP.
         self._is_traced = not self._program.cones
@@ -194,7 +203,7 @@ class FollowerLayer(torch.nn.Module):
         *tensors: Tensor,
         solver_args: Mapping[str, Any] | None = None,
         warm_start: bool = False,
-    ) -> Answer:
+    ) -> Result:
         """Return the answers to a batch with a status and a report for every instance.
 
         Parameters
@@ -204,7 +213,7 @@ class FollowerLayer(torch.nn.Module):
 
         Returns
         -------
-        Answer
+        Result
             ``values`` are the tensors that the call returns, differentiable alike.
 
         Examples
@@ -221,6 +230,11 @@ class FollowerLayer(torch.nn.Module):
         values, rule, solver = self._run(tensors, solver_args, warm_start)
         record = solver.record
         diagnosis = rule.diagnosis
+        if record is None or diagnosis is None:
+            raise ProblemError(
+                f"The rule of {self._adjoint} has no report: its forward must call what it was "
+                f"given to solve with, and set self.diagnosis."
+            )
         report = Report(
             diagnosis.kinds,
             torch.from_numpy(record.residual),
@@ -228,23 +242,17 @@ class FollowerLayer(torch.nn.Module):
             diagnosis.notes(self._program) | record.notes,
             rule.probe,
         )
-        return Answer(values, record.status, report)
+        return Result(values, record.status, report)
 
     def _run(
         self, tensors: Sequence[Any], solver_args: Mapping[str, Any] | None, warm_start: bool
-    ) -> tuple[tuple[Tensor, ...], Any, Any]:
+    ) -> tuple[tuple[Tensor, ...], ResponseRule, LayerSolver]:
         program = self._program
         options = read_options(self._options, solver_args) if solver_args else self._options
         batch = gather(program.slots, tensors, _name(program.who))
         data = self._map(self._signs(batch.theta))
-        kind = ConicSolver if isinstance(self._adjoint, Cone) else QuadraticSolver
-        kind = SparseSolver if self._sparse else kind
-        solver = kind(program, options, self._last_active if warm_start else None)
-        if self._sparse:
-            rule = SparseKKTRule(self._adjoint, solver, program)
-        else:
-            rule = self._adjoint.rule(solver, program)
-            rule.with_multipliers = self._wants_multipliers
+        solver = self._make_solver(program, options, self._last_active if warm_start else None)
+        rule = self._prepared.make_rule(solver)
         matrices = (data.H, data.q, data.A, data.b)
         call = apply if self._is_traced else partial(compiler_disabled, apply)
         y, z, *_ = call(rule, *matrices)
@@ -266,3 +274,23 @@ class FollowerLayer(torch.nn.Module):
 def _name(who: str) -> str:
     """Return how messages about tensors call the layer."""
     return "The layer" if who == "the layer" else f"The layer of {who}"
+
+
+def _backend_of(solver: str, backend: str | None) -> str:
+    """Return the backend that is named by the old keyword, and warn."""
+    if not isinstance(solver, str):
+        raise ProblemError(
+            f"A FollowerLayer has no solver but the library's own, so solver= takes no "
+            f"{type(solver).__name__}; name a backend: backend='clarabel'."
+        )
+    if backend is not None:
+        raise ProblemError(
+            f"solver={solver!r} is the old spelling of backend={backend!r}: leave solver= out."
+        )
+    warnings.warn(
+        f"FollowerLayer(solver={solver!r}) is now called backend={solver!r}; the old spelling goes "
+        f"with the next release.",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return solver

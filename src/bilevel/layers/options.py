@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from bilevel.backends import registry
 from bilevel.errors import BilevelWarning, ProblemError
 
-ON_FAILURE = ("raise", "nan", "zero")
+OnFailure = Literal["raise", "nan", "zero"]
 # What cvxpylayers passes on to SCS, diffcp or Moreau: accuracy, threads, effort.
 _FOREIGN = frozenset(
     {
@@ -57,7 +57,7 @@ class Options:
     backend: str | None
     vendor: Mapping[str, Any]
     verbose: bool
-    on_failure: str
+    on_failure: OnFailure
 
     @property
     def fill(self) -> float:
@@ -65,8 +65,7 @@ class Options:
         return 0.0 if self.on_failure == "zero" else float("nan")
 
     def __post_init__(self) -> None:
-        if self.on_failure not in ON_FAILURE:
-            raise ProblemError(f"on_failure must be one of {ON_FAILURE}, not {self.on_failure!r}.")
+        check_word("on_failure", self.on_failure, OnFailure)
         if self.backend is not None:
             name = str(self.backend).lower()
             if not registry.get(name).gives_multipliers:
@@ -75,6 +74,25 @@ class Options:
                     f"derivative needs; use one of {list(registry.with_multipliers())}."
                 )
             object.__setattr__(self, "backend", name)
+
+
+def check_word(option: str, word: Any, known: Any) -> None:
+    """Raise where an option is none of its words.
+
+    Parameters
+    ----------
+    option, word
+        The option's name and what was given.
+    known
+        A ``Literal`` of the words.
+
+    Raises
+    ------
+    ProblemError
+        With the list of words.
+    """
+    if word not in get_args(known):
+        raise ProblemError(f"{option} must be one of {get_args(known)}, not {word!r}.")
 
 
 def read_options(options: Options, solver_args: Mapping[str, Any] | None) -> Options:
@@ -96,7 +114,7 @@ def read_options(options: Options, solver_args: Mapping[str, Any] | None) -> Opt
         given = {name: value for name, value in given.items() if name not in _FOREIGN}
     if given and backend is None:
         raise ProblemError(
-            f"solver_args {sorted(given)} are options of a backend; name it with solver=..., one "
+            f"solver_args {sorted(given)} are options of a backend; name it with backend=..., one "
             f"of {list(registry.with_multipliers())}."
         )
     return replace(options, backend=backend, vendor={**options.vendor, **given}, verbose=verbose)

@@ -11,8 +11,8 @@ from bilevel.adjoints.convex.kkt import QuadraticResponses
 from bilevel.backends import Purpose, routes
 from bilevel.backends.daqp_batch import solve_distances
 from bilevel.errors import BatchFailed
-from bilevel.layers.answer import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.layers.options import Options
+from bilevel.layers.result import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.parametric import ParametricProgram
 from bilevel.program import Limits, RawAnswer
@@ -51,7 +51,7 @@ class QuadraticSolver:
         self.active: Array | None = None
 
     def __call__(
-        self, H: Array, q: Array, A: Array, b: Array, tolerance: float
+        self, H: Array, q: Array, A: Array, b: Array, tolerance: float = 1e-8
     ) -> QuadraticResponses:
         """Solve a batch; every answer is judged, and polished or refused if it is not exact."""
         half = saddle.half(H, q, A)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from bilevel.adjoints.adjoint import GradientKind
+from bilevel.adjoints.adjoint import GradientKind, demand_adjoint
+from bilevel.adjoints.smooth.adjoint import LeaderAdjoint, SmoothDerivative
 from bilevel.adjoints.smooth.implicit import Implicit
-from bilevel.adjoints.smooth.root import Root
 from bilevel.adjoints.smooth.stationarity import Stationarity
+from bilevel.deprecation import renamed_keywords
 from bilevel.errors import BatchFailed, ProblemError
-from bilevel.layers.answer import Answer, Report
 from bilevel.layers.kinks import warn_of_kinks
-from bilevel.layers.options import ON_FAILURE
+from bilevel.layers.options import OnFailure, check_word
+from bilevel.layers.result import Report, Result
 from bilevel.problem.precision import attainable
 from bilevel.problem.smooth import Instances, SmoothProblem, check_inputs
 from bilevel.problem.trees import detached
@@ -26,7 +27,7 @@ from bilevel.solvers.smooth.reduced_newton import ReducedNewton
 from bilevel.solvers.smooth.solver import AbstractSmoothSolver, Task
 from bilevel.status import Status
 
-_INEQUALITIES = ("kkt", "barrier")
+Inequalities = Literal["kkt", "barrier"]
 #: The largest norm of the optimality conditions with which an answer is passed on.
 ACCEPTED = 1e-6
 #: An inequality whose slack and multiplier are both smaller is active without force.
@@ -58,11 +59,12 @@ class SmoothBilevelLayer(nn.Module):
         a function ``(x, y, *z) -> (x, y)`` of one's own for one instance. What the others find is
         brought to rounding error by Newton's method on the optimality conditions.
     adjoint
-        ``adjoints.Implicit()``.
+        ``adjoints.Implicit()``, or one of your own with a method ``leader``
+        (``adjoints.LeaderAdjoint``).
     inequalities
         ``"kkt"`` differentiates the active rows, ``"barrier"`` the answer of a log barrier.
-    t
-        The barrier's accuracy: each multiplier times its slack is ``1/t``.
+    barrier_parameter
+        How accurate the barrier is: each multiplier times its slack is one over it.
     in_dims
         For each input, or for all: 0 if its first axis is the batch, ``None`` if all instances
         share it.
@@ -104,6 +106,7 @@ class SmoothBilevelLayer(nn.Module):
     [1.0, 2.0] [0.5, 0.5]
     """
 
+    @renamed_keywords(t="barrier_parameter")
     def __init__(
         self,
         F: Callable[..., Tensor] | SmoothProblem,
@@ -115,11 +118,11 @@ class SmoothBilevelLayer(nn.Module):
         g: Callable[..., Tensor] | None = None,
         start: tuple[Any, Any],
         solver: AbstractSmoothSolver | UserSolver | None = None,
-        adjoint: Implicit | None = None,
-        inequalities: str = "kkt",
-        t: float = 1e6,
+        adjoint: LeaderAdjoint | None = None,
+        inequalities: Inequalities = "kkt",
+        barrier_parameter: float = 1e6,
         in_dims: int | Sequence[int | None] | None = 0,
-        on_failure: str = "raise",
+        on_failure: OnFailure = "raise",
     ) -> None:
         super().__init__()
         self._problem = _problem(F, f, H=H, G=G, h=h, g=g)
@@ -127,21 +130,18 @@ class SmoothBilevelLayer(nn.Module):
             function = getattr(self._problem, name)
             if isinstance(function, nn.Module):
                 self.add_module(f"function_{name}", function)
-        if inequalities not in _INEQUALITIES:
-            raise ProblemError(
-                f"inequalities must be one of {_INEQUALITIES}, not {inequalities!r}."
-            )
-        if not t > 0:
-            raise ProblemError(f"t, the barrier's accuracy, must be positive, not {t!r}.")
-        if on_failure not in ON_FAILURE:
-            raise ProblemError(f"on_failure must be one of {ON_FAILURE}, not {on_failure!r}.")
+        check_word("inequalities", inequalities, Inequalities)
+        if not barrier_parameter > 0:
+            raise ProblemError(f"barrier_parameter must be positive, not {barrier_parameter!r}.")
+        check_word("on_failure", on_failure, OnFailure)
         adjoint = Implicit() if adjoint is None else adjoint
-        if not isinstance(adjoint, Implicit):
-            raise ProblemError(f"A SmoothBilevelLayer takes adjoints.Implicit, not {adjoint!r}.")
+        demand_adjoint(adjoint, "leader", "A SmoothBilevelLayer", "adjoints.Implicit()")
         if solver is not None and not callable(solver) and not hasattr(solver, "run"):
             raise ProblemError(f"solver must be a solver of smooth problems, not {solver!r}.")
         self._task = Task(
-            self._problem, start, barrier_parameter=t if inequalities == "barrier" else None
+            self._problem,
+            start,
+            barrier_parameter=barrier_parameter if inequalities == "barrier" else None,
         )
         self._trees = self._task.trees
         self._solver = ReducedNewton() if solver is None else solver
@@ -183,7 +183,7 @@ class SmoothBilevelLayer(nn.Module):
         x, y = self.solve(*z, warm_start=warm_start).values
         return x, y
 
-    def solve(self, *z: Any, warm_start: bool = False) -> Answer:
+    def solve(self, *z: Any, warm_start: bool = False) -> Result:
         """Return the answers to a batch with a status and a report for every instance.
 
         Examples
@@ -224,11 +224,11 @@ class SmoothBilevelLayer(nn.Module):
         def probe() -> Tensor:
             whole = residual.clone()
             if root is not None:
-                whole[usable] = root.probe()
+                whole[usable] = root.probe().to(whole)
             return whole
 
         margin = torch.where(usable, found.margin, nan)
-        return Answer(tuple(values), status, Report(_kinds(found), residual, margin, notes, probe))
+        return Result(tuple(values), status, Report(_kinds(found), residual, margin, notes, probe))
 
     def _instances(self, z: tuple[Any, ...]) -> Instances:
         dims = self._in_dims
@@ -275,7 +275,7 @@ class SmoothBilevelLayer(nn.Module):
 
     def _differentiate(
         self, found: KKTPoint, usable: Tensor, instances: Instances, z: tuple[Any, ...]
-    ) -> tuple[Tensor, Root | None]:
+    ) -> tuple[Tensor, SmoothDerivative | None]:
         """Return the answers with their derivatives; a fill where there is none."""
         if not bool(usable.any()):
             return torch.full_like(found.u, self._fill), None

@@ -2,59 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import scipy.sparse as sp
 
-from bilevel.adjoints import KKT, Cone
-from bilevel.adjoints.convex.sparse import SparseFactor
+from bilevel.adjoints.convex.sparse import SparseFactor, SparseResponses
 from bilevel.backends import Purpose
-from bilevel.errors import BatchFailed, UnsupportedProblem
-from bilevel.layers.answer import ACCEPTED, NOT_FINITE, Record, verdict
+from bilevel.errors import BatchFailed
 from bilevel.layers.options import Options
+from bilevel.layers.result import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.problem.affine import AffineMatrix
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.parametric import ParametricProgram
 from bilevel.program import Limits
 from bilevel.response.answer import continuous_program, solve_continuous
 from bilevel.status import Status
-
-#: Programs with more columns and rows than that, and few entries, are treated as sparse.
-_LARGE = 500
-_DENSITY = 0.1
-
-
-def is_sparse(program: ParametricProgram) -> bool:
-    """Return whether a program is large enough, and empty enough, for sparse factorizations."""
-    total = program.n + program.m
-    entries = 2 * len(program.A.row) + 2 * len(program.H.row)
-    return total > _LARGE and entries < _DENSITY * total * total and not program.curved
-
-
-def uses_sparse(adjoint: KKT | Cone, program: ParametricProgram) -> bool:
-    """Return whether sparse factorizations are used, after checking that they may be."""
-    if isinstance(adjoint, Cone):
-        return False
-    if adjoint.sparse and program.curved:
-        raise UnsupportedProblem(
-            f"{program.who} squares a parametric expression, so its matrices are dense; use "
-            f"adjoints.KKT(sparse=False)."
-        )
-    wanted = is_sparse(program) and adjoint.degenerate != "barrier"
-    return wanted if adjoint.sparse is None else adjoint.sparse
-
-
-@dataclass(frozen=True)
-class SparseResponses:
-    """Answers to a batch, with a factor for each; see ``bilevel.adjoints.convex.kkt.Found``."""
-
-    y: Array
-    z: Array
-    usable: Array
-    weak: Array
-    margin: Array
-    factors: list[SparseFactor | None]
 
 
 class SparseSolver:
@@ -76,23 +37,25 @@ class SparseSolver:
         self._options = options
         self._equality = np.arange(program.m) < program.equalities
         self.record: Record | None = None
-        self.active = None
+        self.active: Array | None = None
 
     def __call__(
-        self, H: Array, q: Array, A: Array, b: Array, tolerance: float, with_weak: bool
+        self, H: Array, q: Array, A: Array, b: Array, tolerance: float = 1e-8
     ) -> SparseResponses:
         """Solve a batch; every answer is polished on its active rows and judged."""
         count, (m, n) = len(q), self._program.A.shape
         y = np.zeros((count, n))
         z = np.zeros((count, m))
+        active = np.zeros((count, m), bool)
         weak = np.zeros((count, m), bool)
         residual = np.full(count, np.nan)
         margin = np.full(count, np.nan)
         status = [Status.FAILED] * count
         notes = {}
-        factors: list[SparseFactor | None] = [None] * count
+        matrices = []
         for i in range(count):
             one = _One(self._program, H[i], q[i], A[i], b[i], self._equality)
+            matrices.append((one.P, one.A))
             status[i], note = one.solve(self._options)
             if note:
                 notes[i] = note
@@ -100,15 +63,14 @@ class SparseSolver:
                 y[i] = one.y
                 z[i] = one.z
                 residual[i] = one.residual
-                active, weak[i], margin[i] = one.activity(tolerance)
-                factors[i] = one.factor(active | weak[i] if with_weak else active)
+                active[i], weak[i], margin[i] = one.activity(tolerance)
         self.record = Record(tuple(status), residual, notes)
         usable = np.array([one is Status.OPTIMAL for one in status])
         if not usable.all():
             if self._options.on_failure == "raise":
                 raise BatchFailed(self._program.who, tuple(status), notes)
             y[~usable] = z[~usable] = self._options.fill
-        return SparseResponses(y, z, usable, weak, margin, factors)
+        return SparseResponses(y, z, usable, active, weak, margin, matrices)
 
 
 class _One:
@@ -159,7 +121,7 @@ class _One:
         )
 
     def activity(self, tolerance: float) -> tuple[Array, Array, float]:
-        """Return which rows are active, which are so without force, and the margin."""
+        """Return which rows are active, which are weakly active, and the margin."""
         near = abs(self.b - self.A @ self.y) / self.norm / (1 + abs(self.y).max(initial=0.0))
         force = self.z * self.norm / (1 + abs(self.q).max(initial=0.0))
         active = self.equality | (force > tolerance)

@@ -56,6 +56,16 @@ class ActivePattern:
     leader: Array
 
 
+def touched_rows(followers: Sequence[LevelFunctions], columns: Columns) -> list[Array]:
+    """Return for each follower which of its rows contain its own columns, booleans."""
+    n = len(columns)
+    own = [np.flatnonzero(columns.owner == k) for k in range(len(followers))]
+    found: list[Array] = []
+    for follower, mine in zip(followers, own, strict=True):
+        found.append(np.asarray(follower.structure(n)[:, mine].any(axis=-1)))
+    return found
+
+
 class Conditions:
     """A bilevel problem's functions and what is made of them at an active set.
 
@@ -65,13 +75,15 @@ class Conditions:
         The levels' functions.
     columns
         Owners, integrality, and the leader's bounds.
+    touched
+        For each follower which of its rows contain its own columns: ``touched_rows``.
+    ties
+        Leader columns that stand for multipliers and values.
 
     Attributes
     ----------
     rows
-        For each follower the rows that contain its own columns.
-    ties
-        Leader columns that stand for multipliers and values; whoever knows them sets them.
+        For each follower the numbers of the rows that contain its own columns.
     """
 
     def __init__(
@@ -79,16 +91,14 @@ class Conditions:
         leader: LevelFunctions,
         followers: Sequence[LevelFunctions],
         columns: Columns,
+        touched: Sequence[Array],
+        ties: tuple[Tie, ...] = (),
     ) -> None:
         self.leader = leader
         self.followers = tuple(followers)
         self.columns = columns
-        self.ties: tuple[Tie, ...] = ()
-        n = len(columns)
+        self.ties = ties
         self.own = [np.flatnonzero(columns.owner == k) for k in range(len(followers))]
-        touched = [
-            f.structure(n)[:, own].any(-1) for f, own in zip(followers, self.own, strict=True)
-        ]
         self.rows = [torch.from_numpy(np.flatnonzero(mask)) for mask in touched]
         self._moved = [torch.from_numpy(np.flatnonzero(~mask)) for mask in touched]
         leads = columns.owner == LEADER

@@ -74,6 +74,10 @@ class BilevelRoot:
         q = torch.from_numpy(self.inverse @ rhs)
         return -grad(lambda t: q @ self.active.gradient(self.total, t))(theta)
 
+    def probe(self) -> float:
+        """Return the relative residual of the adjoint system for a right-hand side of ones."""
+        return float(abs(self.H @ self.inverse.sum(-1) - 1).max(initial=0.0))
+
 
 def find_root(
     conditions: Conditions, w: Array, theta: Tensor, cone_duals: Sequence[Array]

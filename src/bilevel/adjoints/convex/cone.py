@@ -2,29 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from scipy.linalg import null_space
 from torch import Tensor
 
-from bilevel.adjoints.adjoint import Diagnosis
+from bilevel.adjoints.adjoint import AbstractAdjoint, Diagnosis, Form, Prepared, Solve
 from bilevel.adjoints.convex.degeneracy import is_free
-from bilevel.adjoints.convex.projections import derivative, distance_to_kink, orders, project
+from bilevel.adjoints.convex.projections import derivative, distance_to_kink, orders
 from bilevel.adjoints.convex.saddle import outer
 from bilevel.adjoints.function import AbstractRule, apply
 from bilevel.errors import ProblemError
 from bilevel.problem.functions import Array
 from bilevel.problem.parametric import ParametricProgram
 
+ConeDegenerate = Literal["lstsq", "raise"]
+
 _SINGULAR = 1e-11
 
 
 @dataclass(frozen=True)
-class Cone:
+class ConicResponses:
+    """Answers to a batch of cone programs.
+
+    Parameters
+    ----------
+    y, z
+        Answers and multipliers; where there are none, what the layer returns instead.
+    v
+        ``z - s``, of which ``z`` is the projection onto the dual cone, shape ``(B, m)``.
+    usable
+        Where there is an answer, shape ``(B,)``.
+    """
+
+    y: Array
+    z: Array
+    v: Array
+    usable: Array
+
+
+@dataclass(frozen=True)
+class Cone(AbstractAdjoint):
     r"""Differentiate an answer as the root of the residual map of a cone program.
 
         N(y, v) = [P y + q + A' Pi(v);  A y + Pi(v) - v - b]
@@ -60,57 +83,60 @@ class Cone:
     'lstsq'
     """
 
-    degenerate: str = "lstsq"
+    degenerate: ConeDegenerate = "lstsq"
     tolerance: float = 1e-8
 
     def __post_init__(self) -> None:
-        if self.degenerate not in ("lstsq", "raise"):
-            raise ProblemError(f"degenerate must be 'lstsq' or 'raise', not {self.degenerate!r}.")
+        known = get_args(ConeDegenerate)
+        if self.degenerate not in known:
+            raise ProblemError(f"degenerate must be one of {known}, not {self.degenerate!r}.")
         if not 0 < self.tolerance < 1:
             raise ProblemError(f"tolerance must lie between 0 and 1, not {self.tolerance!r}.")
 
-    def rule(self, solve: Callable[..., Any], program: ParametricProgram) -> ConeRule:
-        """Return the map ``(H, q, A, b) -> (y, z)`` with this derivative; ``P = H + H'``.
-
-        Parameters
-        ----------
-        solve
-            Solves a batch: ``solve(P, q, A, b)``, NumPy in, ``y``, ``v`` and ``usable`` out.
-        program
-            The program, for its cones.
-        """
-        return ConeRule(self, solve, program)
+    def prepare(self, program: ParametricProgram, *, with_multipliers: bool) -> Prepared:
+        """See the abstract method."""
+        return Prepared(Form.CONIC, partial(ConeRule, self, program, with_multipliers))
 
 
 class ConeRule(AbstractRule):
-    """The rule of ``Cone``."""
+    """The rule of ``Cone``: the map ``(H, q, A, b) -> (y, z, v, ...)``, ``P = H + H'``.
+
+    Parameters
+    ----------
+    adjoint
+        The policy for degenerate instances, and the tolerance.
+    program
+        The program, for its cones.
+    with_multipliers
+        Whether multipliers are asked for, so that they must be unique for a classical derivative.
+    solve
+        Solves a batch; returns ``ConicResponses``.
+    """
 
     what = "the answer of a program with exponential or semidefinite cones"
     differentiable = 3
 
     def __init__(
-        self, adjoint: Cone, solve: Callable[..., Any], program: ParametricProgram
+        self, adjoint: Cone, program: ParametricProgram, with_multipliers: bool, solve: Solve
     ) -> None:
         self._adjoint = adjoint
         self._solve = solve
         self._program = program
+        self._with_multipliers = with_multipliers
         self.order = orders(program.cones)
         self.diagnosis: Diagnosis | None = None
         self._probe: tuple[Tensor, Tensor] | None = None
         self._complete = True
-        # Whether multipliers are asked for, so that they must be unique for a classical derivative.
-        self.with_multipliers = True
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """See the abstract method."""
         H, q, A, b = (one.detach().cpu() for one in inputs)
-        P = H + H.mT
-        y, v, usable = self._solve(*(one.numpy() for one in (P, q, A, b)))
         adjoint = self._adjoint
-        v = torch.from_numpy(v)
-        clean = torch.from_numpy(np.nan_to_num(v.numpy()))
+        found = self._solve(*(one.numpy() for one in (H, q, A, b)), tolerance=adjoint.tolerance)
+        usable = found.usable
+        clean = torch.from_numpy(np.nan_to_num(found.v))
         D = derivative(clean, self._program)
-        J = jacobian(P, A, D)
+        J = jacobian(H + H.mT, A, D)
         inverse, singular = _invert(J.numpy(), usable)
         for i in np.flatnonzero(singular):
             singular[i] = not self._is_slack(J[i].numpy(), D[i].numpy())
@@ -124,9 +150,8 @@ class ConeRule(AbstractRule):
             self.diagnosis.demand_exact()
         self._probe = (J, inverse)
         self._complete = bool(usable.all())
-        # Where there is no answer, v holds what stands for it, and NaN cannot be projected.
-        z = project(clean, self._program).where(torch.from_numpy(usable)[:, None], v)
-        results = (torch.from_numpy(y), z, v, inverse, D)
+        answers = tuple(map(torch.from_numpy, (found.y, found.z, found.v)))
+        results = (*answers, inverse, D)
         return tuple(one.to(inputs[0].device) for one in results)
 
     def backward(
@@ -154,7 +179,7 @@ class ConeRule(AbstractRule):
         """Return whether what the Jacobian leaves free is nothing that is asked for."""
         n = self._program.n
         free = null_space(J, rcond=1e-10)
-        moved = D @ free[n:] if self.with_multipliers else free[:0]
+        moved = D @ free[n:] if self._with_multipliers else free[:0]
         return is_free(free, self._program.named) and abs(moved).max(initial=0.0) <= 1e-7
 
     def probe(self) -> Tensor:

@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bilevel.adjoints.adjoint import Diagnosis
+from bilevel.adjoints.adjoint import AbstractAdjoint, Diagnosis, Form, Prepared, Solve
+from bilevel.adjoints.bilevel.adjoint import AbstractBilevelAdjoint, BilevelPrepared
+from bilevel.adjoints.bilevel.conditions import Conditions
+from bilevel.adjoints.bilevel.total import find_root
 from bilevel.adjoints.convex import kernels, saddle
 from bilevel.adjoints.convex.barrier import central_ratios
 from bilevel.adjoints.convex.degeneracy import is_slack, margin_without
+from bilevel.adjoints.convex.sparse import SparseKKTRule
 from bilevel.adjoints.function import AbstractRule, is_plain
-from bilevel.errors import ProblemError
+from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.functions import Array
 from bilevel.problem.parametric import ParametricProgram
 
-_DEGENERATE = ("lstsq", "active", "barrier", "raise")
+Degenerate = Literal["lstsq", "active", "barrier", "raise"]
+
+#: Programs with more columns and rows than that, and few entries, are treated as sparse.
+_LARGE = 500
+_DENSITY = 0.1
 
 
 @dataclass(frozen=True)
 class QuadraticResponses:
-    """Answers to a batch of quadratic programs.
+    """Answers to a batch of quadratic programs in dense matrices.
 
     Parameters
     ----------
     y, z
-        Answers and multipliers, zero where there are none.
+        Answers and multipliers; where there are none, what the layer returns instead.
     usable
         Where there is an answer, shape ``(B,)``.
     active, weak
-        Rows that are active with and without force, shape ``(B, m)``.
+        Rows that are active with a multiplier above the tolerance (and equations), and rows that
+        are weakly active: at their side with multiplier zero, shape ``(B, m)``.
     margin
         See ``Diagnosis``.
     half
@@ -56,7 +66,7 @@ class QuadraticResponses:
 
 
 @dataclass(frozen=True)
-class KKT:
+class KKT(AbstractAdjoint, AbstractBilevelAdjoint):
     r"""Differentiate an answer by the linear system of its active optimality conditions.
 
         [P   A_J'] [dy]     [dP y + dq + dA' z]
@@ -101,43 +111,81 @@ class KKT:
     'barrier'
     """
 
-    degenerate: str = "lstsq"
+    degenerate: Degenerate = "lstsq"
     tolerance: float = 1e-8
     sparse: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.degenerate not in _DEGENERATE:
-            raise ProblemError(f"degenerate must be one of {_DEGENERATE}, not {self.degenerate!r}.")
+        known = get_args(Degenerate)
+        if self.degenerate not in known:
+            raise ProblemError(f"degenerate must be one of {known}, not {self.degenerate!r}.")
         if not 0 < self.tolerance < 1:
             raise ProblemError(f"tolerance must lie between 0 and 1, not {self.tolerance!r}.")
         if self.sparse and self.degenerate == "barrier":
             raise ProblemError("degenerate='barrier' needs dense matrices: leave sparse out.")
 
-    def rule(self, solve: Callable[..., Any], program: ParametricProgram) -> KKTRule:
-        """Return the map ``(H, q, A, b) -> (y, z)`` with this derivative; ``P = H + H'``.
+    def prepare(self, program: ParametricProgram, *, with_multipliers: bool) -> Prepared:
+        """See the abstract method; the form is sparse where ``sparse`` or the program says so."""
+        if program.cones:
+            raise UnsupportedProblem(
+                f"{program.who} has cones, whose answers adjoints.KKT cannot differentiate; use "
+                f"adjoints.Cone()."
+            )
+        if self.sparse and program.curved:
+            raise UnsupportedProblem(
+                f"{program.who} squares a parametric expression, so its matrices are dense; use "
+                f"adjoints.KKT(sparse=False)."
+            )
+        if self.sparse is None:
+            is_sparse = _is_sparse(program) and self.degenerate != "barrier"
+        else:
+            is_sparse = self.sparse
+        if is_sparse:
+            return Prepared(Form.SPARSE, partial(SparseKKTRule, self, program))
+        return Prepared(Form.DENSE, partial(KKTRule, self, program, with_multipliers))
 
-        Parameters
-        ----------
-        solve
-            Solves a batch: ``solve(H, q, A, b, tolerance)``, NumPy in, a ``Found`` out.
-        program
-            The program, for the number of its equations.
-        """
-        return KKTRule(self, solve, program)
+    def prepare_bilevel(self, conditions: Conditions) -> BilevelPrepared:
+        """See the abstract method; ``"active"`` and ``"barrier"`` are refused."""
+        if self.degenerate not in ("lstsq", "raise"):
+            raise ProblemError(
+                f"A BilevelLayer takes adjoints.KKT with degenerate 'lstsq' or 'raise', not "
+                f"{self.degenerate!r}."
+            )
+        return BilevelPrepared(partial(find_root, conditions), self.degenerate == "raise")
+
+
+def _is_sparse(program: ParametricProgram) -> bool:
+    """Return whether a program is large enough, and empty enough, for sparse factorizations."""
+    total = program.n + program.m
+    entries = 2 * len(program.A.row) + 2 * len(program.H.row)
+    return total > _LARGE and entries < _DENSITY * total * total and not program.curved
 
 
 class KKTRule(AbstractRule):
-    """The rule of ``KKT``."""
+    """The rule of ``KKT``: the map ``(H, q, A, b) -> (y, z)``, ``P = H + H'``.
+
+    Parameters
+    ----------
+    adjoint
+        The policy for degenerate instances, and the tolerance.
+    program
+        The program, for the number of its equations and the user's columns.
+    with_multipliers
+        Whether multipliers are asked for, so that they must be unique for a classical derivative.
+    solve
+        Solves a batch; returns ``QuadraticResponses``.
+    """
 
     what = "a quadratic program's answer"
     differentiable = 2
 
-    def __init__(self, adjoint: KKT, solve: Callable[..., Any], program: ParametricProgram) -> None:
+    def __init__(
+        self, adjoint: KKT, program: ParametricProgram, with_multipliers: bool, solve: Solve
+    ) -> None:
         self._adjoint = adjoint
         self._solve = solve
         self._program = program
-        # Whether multipliers are asked for, so that they must be unique for a classical derivative.
-        self.with_multipliers = True
+        self._with_multipliers = with_multipliers
         self.diagnosis: Diagnosis | None = None
         self._kept: tuple[Any, ...] | None = None
 
@@ -146,7 +194,7 @@ class KKTRule(AbstractRule):
         data = tuple(map(saddle.array, inputs))
         adjoint = self._adjoint
         equalities = self._program.equalities
-        found = self._solve(*data, adjoint.tolerance)
+        found = self._solve(*data, tolerance=adjoint.tolerance)
         active = found.active
         weak = found.weak
         smooth = None
@@ -214,7 +262,7 @@ class KKTRule(AbstractRule):
         return tuple(torch.from_numpy(part).to(device) for part in parts)
 
     def _excuse(self, data: tuple[Array, ...], found: QuadraticResponses) -> None:
-        """Forget weak rows that only meet auxiliary columns with room."""
+        """Forget weakly active rows that only bound auxiliary columns which are free to move."""
         H, q, A, b = data
         for i in np.flatnonzero(found.weak.any(-1) & found.usable):
             if self._is_slack(H[i], A[i], found.active[i], found.weak[i]):
@@ -223,7 +271,7 @@ class KKTRule(AbstractRule):
                 found.weak[i] = False
 
     def _is_slack(self, H: Array, A: Array, active: Array, weak: Array) -> bool:
-        return is_slack(H, A, active, weak, self._program.named, self.with_multipliers)
+        return is_slack(H, A, active, weak, self._program.named, self._with_multipliers)
 
     def probe(self) -> Tensor:
         """Return the relative residual of the adjoint system for a right-hand side of ones."""

@@ -5,8 +5,9 @@ Matrices are vectors of their entries in a fixed pattern; ``P = H + H'``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,7 +15,7 @@ import scipy.sparse.linalg as splinalg
 import torch
 from torch import Tensor
 
-from bilevel.adjoints.adjoint import Diagnosis
+from bilevel.adjoints.adjoint import Diagnosis, Solve
 from bilevel.adjoints.function import AbstractRule, apply
 from bilevel.errors import ProblemError
 from bilevel.problem.affine import AffineMatrix
@@ -78,23 +79,62 @@ class SparseFactor:
         return float(abs(self._K @ np.concatenate([dy, dz[self._rows]]) - ones).max(initial=0.0))
 
 
+@dataclass(frozen=True)
+class SparseResponses:
+    """Answers to a batch of quadratic programs in sparse matrices.
+
+    Parameters
+    ----------
+    y, z
+        Answers and multipliers; where there are none, what the layer returns instead.
+    usable
+        Where there is an answer, shape ``(B,)``.
+    active, weak, margin
+        As in ``bilevel.adjoints.convex.kkt.QuadraticResponses``.
+    matrices
+        For each instance ``P`` and ``A``.
+    """
+
+    y: Array
+    z: Array
+    usable: Array
+    active: Array
+    weak: Array
+    margin: Array
+    matrices: list[tuple[sp.csr_array, sp.csr_array]]
+
+
+class Policy(Protocol):
+    """What the rule is told by ``KKT``."""
+
+    @property
+    def degenerate(self) -> str:
+        """What to do with degenerate instances: ``"lstsq"``, ``"active"`` or ``"raise"``."""
+        ...
+
+    @property
+    def tolerance(self) -> float:
+        """A slack or multiplier below it counts as zero."""
+        ...
+
+
 class SparseKKTRule(AbstractRule):
     """The map ``(H, q, A, b) -> (y, z)`` with the derivative of ``KKT``, entries of patterns.
 
     Parameters
     ----------
     adjoint
-        The policy for degenerate instances: ``"lstsq"``, ``"active"`` or ``"raise"``.
-    solve
-        ``solve(H, q, A, b, tolerance)``, NumPy in; answers, masks, margins and factors out.
+        The policy for degenerate instances, and the tolerance.
     program
         The program, for its patterns.
+    solve
+        Solves a batch; returns ``SparseResponses``.
     """
 
     what = "a sparse quadratic program's answer"
     foldable = False
 
-    def __init__(self, adjoint: Any, solve: Callable[..., Any], program: ParametricProgram) -> None:
+    def __init__(self, adjoint: Policy, program: ParametricProgram, solve: Solve) -> None:
         self._adjoint = adjoint
         self._solve = solve
         self._program = program
@@ -105,9 +145,15 @@ class SparseKKTRule(AbstractRule):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """See the abstract method."""
         data = (one.numpy(force=True) for one in inputs)
-        found = self._solve(*data, self._adjoint.tolerance, self._adjoint.degenerate == "active")
-        self._factors = found.factors
-        singular = np.array([f is not None and f.is_singular for f in found.factors])
+        found: SparseResponses = self._solve(*data, tolerance=self._adjoint.tolerance)
+        counted = found.active
+        if self._adjoint.degenerate == "active":
+            counted = counted | found.weak
+        self._factors = [
+            SparseFactor(*matrices, rows) if usable else None
+            for matrices, rows, usable in zip(found.matrices, counted, found.usable, strict=True)
+        ]
+        singular = np.array([f is not None and f.is_singular for f in self._factors])
         is_exact = bool(found.usable.all()) and not (found.weak.any() or singular.any())
         self._complete = bool(found.usable.all())
         self.diagnosis = Diagnosis(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from bilevel.adjoints.smooth.adjoint import AbstractSmoothAdjoint, DifferentiableResponse
 from bilevel.adjoints.smooth.krylov import Product, Solved, cg, diagonal, direct, minres
 from bilevel.adjoints.smooth.nested import nested
 from bilevel.adjoints.smooth.root import Root
@@ -20,13 +21,14 @@ from bilevel.problem.precision import attainable
 from bilevel.problem.smooth import Instances, SmoothProblem
 from bilevel.problem.trees import Tree, detached, flatten, unflatten
 
-_METHODS = ("auto", "dense", "minres", "cg", "nested")
+Method = Literal["auto", "dense", "minres", "cg", "nested"]
+
 _DENSE = 128
 
 
 @renamed_fields(limit="max_steps")
 @dataclass(frozen=True)
-class Implicit:
+class Implicit(AbstractSmoothAdjoint):
     """Theorem 2 of BIGRAD: one symmetric linear system, by products alone or dense.
 
     .. code-block:: text
@@ -76,56 +78,34 @@ class Implicit:
     -4.0
     """
 
-    method: str = "auto"
+    method: Method = "auto"
     rtol: float = 1e-10
     max_steps: int = 10_000
     precondition: Product | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.method not in _METHODS:
-            raise ProblemError(f"Implicit's method must be one of {_METHODS}, not {self.method!r}.")
+        known = get_args(Method)
+        if self.method not in known:
+            raise ProblemError(f"Implicit's method must be one of {known}, not {self.method!r}.")
         if not 0 < self.rtol < 1 or self.max_steps < 1:
             raise ProblemError("Implicit needs 0 < rtol < 1 and max_steps >= 1.")
 
-    def attach(self, problem: SmoothProblem, x: Any, y: Any, *z: Any) -> Any:
-        """Return a follower's answer ``y`` with its derivative in ``x``, ``z`` and all captured.
-
-        Parameters
-        ----------
-        problem
-            Whose follower answers.
-        x, z
-            The leader's decision and the inputs, each a tensor or a tree of tensors.
-        y
-            The follower's answer to them, found by any means; its own gradient is dropped.
-
-        Returns
-        -------
-        tensor or tree of tensors
-            ``y``, with the implicit derivative.
-
-        Raises
-        ------
-        ProblemError
-            If the functions do not take these tensors.
-
-        Warns
-        -----
-        BilevelWarning
-            If ``y`` is no answer: the residual of its optimality conditions is above 1e-5.
-        """
-        root, shape_y = self.root(problem, x, y, z)
-        return shape_y.tree(root.answer[0][0, : shape_y.size])
+    def differentiate(
+        self, problem: SmoothProblem, x: Any, y: Any, z: Sequence[Any], start: Tensor | None = None
+    ) -> DifferentiableResponse:
+        """See the abstract method; any constraints of the follower's are taken."""
+        root, shape_y = self.root(problem, x, y, z, start)
+        return DifferentiableResponse(shape_y.tree(root.answer[0][0, : shape_y.size]), root)
 
     def root(
         self, problem: SmoothProblem, x: Any, y: Any, z: Sequence[Any], start: Tensor | None = None
     ) -> tuple[Root, Tree]:
-        """Return a follower's answer as a root, and the shapes of ``y``, its first entries.
+        """Return a follower's response as a root, and the shapes of ``y``, its first entries.
 
         Parameters
         ----------
         problem, x, y, z
-            As in ``attach``.
+            As in ``differentiate``.
         start
             A first guess at the linear system's solution, such as ``solved.x`` of a root nearby.
         """
@@ -137,13 +117,13 @@ class Implicit:
         flat_y = flat_y.unsqueeze(0)
         instances = Instances(problem, shape_x, shape_y, detached(tuple(z)))
         st, w = Stationarity.of(instances, flat_x.detach(), flat_y).recover(flat_x.detach(), flat_y)
-        _warn_of_rows_without_force(st, flat_x.detach(), w)
+        _warn_of_weakly_active(st, flat_x.detach(), w)
         return self.follower(st, flat_x, w, z, start), shape_y
 
     def follower(
         self, st: Stationarity, x: Tensor, w: Tensor, z: Sequence[Any], start: Tensor | None = None
     ) -> Root:
-        """Return the root that is a follower's answer ``w`` to ``x`` and ``z``."""
+        """Return the root that is a follower's response ``w`` to ``x`` and ``z``."""
         leaves, spec = flatten(tuple(z))
 
         def make(own: Sequence[Tensor]) -> Scalar:
@@ -157,16 +137,17 @@ class Implicit:
     def leader(
         self, st: Stationarity, u: Tensor, z: Sequence[Any], start: Tensor | None = None
     ) -> Root:
-        """Return the root that is the answer ``u`` of a whole problem to ``z``."""
+        """Return the root that is a whole problem's answer ``u``; see ``LeaderAdjoint``."""
         leaves, spec = flatten(tuple(z))
 
         def make(own: Sequence[Tensor]) -> Scalar:
             return st.at(unflatten(spec, own)).leader
 
-        root = Root(self, make, u, leaves, False, start)
-        if self.method == "nested":
-            root.other = lambda own, b: nested(st.at(unflatten(spec, own)), u, b, self)
-        return root
+        def eliminate(own: Sequence[Tensor], b: Tensor) -> Solved:
+            return nested(st.at(unflatten(spec, own)), u, b, self)
+
+        other = eliminate if self.method == "nested" else None
+        return Root(self, make, u, leaves, False, start, other)
 
     def solve(self, H: Hessian, b: Tensor, definite: bool, start: Tensor | None = None) -> Solved:
         """Solve ``H q = b`` for each instance.
@@ -201,7 +182,7 @@ class Implicit:
         return minres(H, b, start=start, precondition=M, rtol=rtol, max_steps=most)
 
 
-def _warn_of_rows_without_force(st: Stationarity, x: Tensor, w: Tensor) -> None:
+def _warn_of_weakly_active(st: Stationarity, x: Tensor, w: Tensor) -> None:
     if not st.sizes[3]:
         return
     m, p = st.sizes[1:3]
@@ -213,5 +194,5 @@ def _warn_of_rows_without_force(st: Stationarity, x: Tensor, w: Tensor) -> None:
             "A row of the follower's g is active with multiplier zero: its answer has a kink "
             "there, and the derivative is that of one side.",
             BilevelWarning,
-            stacklevel=4,
+            stacklevel=5,
         )

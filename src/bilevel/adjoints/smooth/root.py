@@ -20,6 +20,7 @@ from bilevel.problem.precision import attainable
 NOT_A_SOLUTION = 1e-5
 #: So many times the relative residual that was asked for are no cause for a warning.
 _SLACK = 1e3
+OtherSolver = Callable[[Sequence[Tensor], Tensor], Solved]
 _Derivatives = tuple[Hessian, list[Tensor]]
 
 
@@ -53,13 +54,14 @@ class Root(AbstractRule):
         Whether the second derivative ought to be positive definite.
     start
         A first guess at the system's solution.
+    other
+        Solves the system by other means, from the inputs and the right-hand side; ``None``: the
+        adjoint solves it.
 
     Attributes
     ----------
     solved
         The linear system of the last backward pass.
-    other
-        Solves the system by other means, if there are any.
     """
 
     order = 1
@@ -74,8 +76,10 @@ class Root(AbstractRule):
         inputs: Sequence[Tensor],
         definite: bool,
         start: Tensor | None,
+        other: OtherSolver | None = None,
     ) -> None:
         self._adjoint = adjoint
+        self._other = other
         self._make = make
         self._u = u.detach()
         self._inputs = list(inputs)
@@ -88,7 +92,6 @@ class Root(AbstractRule):
         self._captured = [leaf for leaf in H.leaves() if id(leaf) not in known]
         self._residual = torch.linalg.vector_norm(H.gradient.detach(), dim=-1)
         self.solved: Solved | None = None
-        self.other: Callable[[Sequence[Tensor], Tensor], Solved] | None = None
 
     @property
     def answer(self) -> tuple[Tensor, ...]:
@@ -99,7 +102,7 @@ class Root(AbstractRule):
                 f"The optimality conditions fail by {residual:.1e}: this is not an answer, and "
                 f"what is returned not its derivative. Solve more accurately.",
                 BilevelWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         return apply(self, *self._inputs, *self._captured)
 
@@ -121,8 +124,8 @@ class Root(AbstractRule):
         H, own = self._kept or self._derivatives(inputs[: len(self._inputs)])
         self._kept = None  # the graph is freed with this call
         b = grads[0].detach()
-        if self.other is not None:
-            solved = self.other([one.detach() for one in own], b)
+        if self._other is not None:
+            solved = self._other([one.detach() for one in own], b)
         else:
             start = None if self._start is None else -self._start
             solved = self._adjoint.solve(H, b, self._definite, start)

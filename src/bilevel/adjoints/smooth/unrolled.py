@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vecdot, vector_norm
 
+from bilevel.adjoints.smooth.adjoint import AbstractSmoothAdjoint, DifferentiableResponse
 from bilevel.adjoints.smooth.stationarity import Hessian, Stationarity, gradients
 from bilevel.errors import ProblemError, UnsupportedDerivative
 from bilevel.problem.smooth import Instances, SmoothProblem
@@ -16,7 +18,7 @@ from bilevel.problem.trees import Tree, detached
 
 
 @dataclass(frozen=True)
-class Unrolled:
+class Unrolled(AbstractSmoothAdjoint):
     """Gradient steps from a given answer, differentiated one by one.
 
     .. code-block:: text
@@ -61,23 +63,16 @@ class Unrolled:
         if self.steps < 1 or (self.step_size is not None and not self.step_size > 0):
             raise ProblemError("Unrolled needs steps >= 1 and a positive step_size.")
 
-    def attach(self, problem: SmoothProblem, x: Any, y: Any, *z: Any) -> Any:
-        """Return the last of ``steps`` gradient steps from ``y``, with its derivative.
-
-        Parameters
-        ----------
-        problem
-            Whose follower answers; without constraints.
-        x, z
-            The leader's decision and the inputs.
-        y
-            Where the steps begin; its own gradient is dropped.
-        """
+    def differentiate(
+        self, problem: SmoothProblem, x: Any, y: Any, z: Sequence[Any], start: Tensor | None = None
+    ) -> DifferentiableResponse:
+        """Return the last of ``steps`` gradient steps from ``y``; the follower is unconstrained."""
+        del start
         shape_x = Tree(x, "x")
         shape_y = Tree(y, "y")
         flat_x = shape_x.flat(x).unsqueeze(0)
         flat_y = shape_y.flat(y).detach().unsqueeze(0)
-        instances = Instances(problem, shape_x, shape_y, z)
+        instances = Instances(problem, shape_x, shape_y, tuple(z))
         size = self._size(instances, flat_x, flat_y)
         is_recorded = torch.is_grad_enabled()
         with torch.enable_grad():
@@ -86,7 +81,7 @@ class Unrolled:
                 (grad,) = gradients(instances.value("f", flat_x, flat_y), (flat_y,))
                 flat_y = flat_y - size * grad
                 flat_y = flat_y if is_recorded else flat_y.detach()
-        return shape_y.tree(flat_y[0])
+        return DifferentiableResponse(shape_y.tree(flat_y[0]))
 
     def truncation(self, problem: SmoothProblem, x: Any, y: Any, *z: Any) -> float:
         """Return an estimate of the relative difference to the derivative of the answer.

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bilevel.adjoints.smooth.implicit import Implicit
+from bilevel.adjoints.smooth.adjoint import AbstractSmoothAdjoint
 from bilevel.adjoints.smooth.stationarity import Stationarity
-from bilevel.adjoints.smooth.unrolled import Unrolled
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.smooth import SmoothProblem
 from bilevel.problem.trees import detached, leaves
@@ -65,7 +64,7 @@ def respond(follower: Responder, task: Task, st: Stationarity, x: Any, y: Any) -
 
 def hypergradient(
     problem: SmoothProblem,
-    adjoint: Implicit | Unrolled,
+    adjoint: AbstractSmoothAdjoint,
     x: Any,
     y: Any,
     z: Sequence[Any],
@@ -88,17 +87,12 @@ def hypergradient(
     """
     # The response has nothing to do with F, which would be evaluated for tensors it captures.
     own = replace(problem, F=lambda x, y, *z: torch.zeros(()), G=None, H=None)
-    root = None
-    if isinstance(adjoint, Implicit):
-        root, shape = adjoint.root(own, x, y, z, start)
-        attached = shape.tree(root.answer[0][0, : shape.size])
-    else:
-        attached = adjoint.attach(own, x, y, *z)
-    value = problem.F(x, attached, *z)
+    response = adjoint.differentiate(own, x, y, z, start)
+    value = problem.F(x, response.y, *z)
     of = leaves(x)
     grads = torch.autograd.grad(value, of, allow_unused=True, materialize_grads=True)
     norm = float(torch.stack([grad.norm() for grad in grads]).norm()) if grads else 0.0
-    solved = None if root is None or root.solved is None else root.solved.x
+    solved = response.solution
     if solved is not None and not bool(solved.isfinite().all()):
         solved = None
     return Hypergradient(float(value.detach()), grads, norm, solved)

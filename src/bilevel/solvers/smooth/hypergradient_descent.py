@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bilevel.adjoints.adjoint import demand_adjoint
+from bilevel.adjoints.smooth.adjoint import AbstractSmoothAdjoint
 from bilevel.adjoints.smooth.implicit import Implicit
 from bilevel.adjoints.smooth.stationarity import Stationarity
-from bilevel.adjoints.smooth.unrolled import Unrolled
 from bilevel.deprecation import renamed_fields
 from bilevel.errors import ProblemError
 from bilevel.problem.trees import detached, flatten, mapped, unflatten
@@ -105,7 +106,8 @@ class HypergradientDescent(AbstractIterativeSolver[DescentState]):
     follower
         ``Newton()``, or a function ``(x, y, *z) -> y`` of one's own that starts from ``y``.
     adjoint
-        How ``F(x, y(x))`` is differentiated: ``Implicit()`` or ``Unrolled(steps)``.
+        How ``F(x, y(x))`` is differentiated: ``Implicit()``, ``Unrolled(steps)``, or an
+        ``adjoints.AbstractSmoothAdjoint`` of your own.
     max_steps
         Most steps. A step moves ``x``, the first one excepted, and takes the hypergradient there:
         with one step the start is returned, judged.
@@ -137,7 +139,7 @@ class HypergradientDescent(AbstractIterativeSolver[DescentState]):
 
     optimizer: Callable[[list[Tensor]], torch.optim.Optimizer] = field(default=_ADAM, repr=False)
     follower: Newton | Callable[..., Any] = field(default_factory=Newton)
-    adjoint: Implicit | Unrolled = field(default_factory=Implicit)
+    adjoint: AbstractSmoothAdjoint = field(default_factory=Implicit)
     max_steps: int = 1000
     atol: float = 1e-6
     project: Callable[[Any], Any] | None = field(default=None, repr=False)
@@ -146,6 +148,8 @@ class HypergradientDescent(AbstractIterativeSolver[DescentState]):
         if self.max_steps < 1 or not self.atol >= 0:
             raise ProblemError("HypergradientDescent needs max_steps >= 1 and atol >= 0.")
         check_optimizer(self.optimizer)
+        known = "adjoints.Implicit() or Unrolled(steps)"
+        demand_adjoint(self.adjoint, "differentiate", "HypergradientDescent", known)
         if not callable(self.follower):
             raise ProblemError(f"follower must be a function, not {self.follower!r}.")
 
@@ -223,8 +227,10 @@ class HypergradientDescent(AbstractIterativeSolver[DescentState]):
         tally = replace(task.tally)  # what judges the point is not counted
         norm = last.norm
         note = search.note
-        if isinstance(self.adjoint, Unrolled) and state.last is not None:
+        share = None
+        if state.last is not None:
             share = self.adjoint.truncation(task.problem, tree, last.y, *task.z)
+        if share is not None:
             note = f"{note} Unrolling leaves out {share:.1e} of the derivative.".strip()
             # What is claimed is claimed of the response's derivative, not of that of some steps.
             norm = hypergradient(task.problem, Implicit(), tree, last.y, task.z).norm

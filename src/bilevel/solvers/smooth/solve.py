@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bilevel.errors import ProblemError
-from bilevel.problem.smooth import SmoothProblem
+from bilevel.problem.smooth import SmoothProblem, check_inputs
 from bilevel.program import Progress
 from bilevel.smooth_solution import SmoothSolution
 from bilevel.solvers.smooth.hypergradient_descent import HypergradientDescent
@@ -37,9 +37,22 @@ def solve_smooth(
         conditions and for constrained problems, ``HypergradientDescent`` beyond.
     parameters
         The inputs: a tuple of tensors, or one tensor.
+
+    Raises
+    ------
+    ProblemError
+        If start or inputs are no tensors, or differ in precision, or the solver is one of other
+        problems.
     """
     z = parameters if isinstance(parameters, tuple) else (parameters,)
     task = Task(problem, start, z, time_limit, callback)
+    x, y = task.flat_start()
+    if (x.dtype, x.device) != (y.dtype, y.device):
+        raise ProblemError(
+            f"The start's x has dtype {x.dtype} on {x.device} and its y {y.dtype} on {y.device}: "
+            f"convert one of them, such as by y.to({x.dtype})."
+        )
+    check_inputs(z, x.dtype)
     if solver is None:
         sizes = task.stationarity().sizes
         small = sizes[0] + 2 * sum(sizes[1:4]) + sum(sizes[4:]) <= _DENSE

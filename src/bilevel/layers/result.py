@@ -109,7 +109,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Result:
     """A layer's values with a status and a report for every instance.
 
     Parameters
