@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import cvxpy as cp
+import numpy as np
 
 from bilevel.deprecation import renamed_fields
 from bilevel.errors import UnknownVariable
@@ -15,7 +16,10 @@ from bilevel.problem.evaluate import evaluate
 from bilevel.problem.follower import Derived
 from bilevel.program import Moment, Resume, relative_gap
 from bilevel.status import Status
+from bilevel.tables import table
 
+#: So many variables, and entries of one, are shown in a notebook.
+_SHOWN = 12
 _MAPPINGS = ("follower_values", "values", "names", "entries", "parameters")
 
 
@@ -130,6 +134,27 @@ class Certificate:
             )
         lines.extend(f"  note               {note}" for note in self.notes)
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Return the certificate as a table for a notebook."""
+        rows: list[tuple[str, Any]] = [
+            ("verdict", "accepted" if self.accepted else "REFUSED"),
+            ("leader value", self.leader_value),
+            *((f"value of follower {name}", v) for name, v in self.follower_values.items()),
+            ("leader violation", self.leader_violation),
+            ("coupling violation", self.coupling_violation),
+            ("integrality violation", self.integrality_violation),
+            ("follower violation", self.follower_violation),
+            *((f"gap of follower {name}", gap) for name, gap in self.follower_gaps.items()),
+            ("multiplier violation", self.multiplier_violation),
+            ("optimistic value here", self.optimistic_value),
+            ("pessimistic value here", self.pessimistic_value),
+            ("response", _unique(self.unique_answer)),
+            ("multipliers", _unique(self.unique_multipliers)),
+            ("solved again by", self.route),
+            *(("note", note) for note in self.notes),
+        ]
+        return table(rows, caption="Certificate")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, ready for JSON."""
@@ -310,6 +335,30 @@ class Solution:
             f"method={self.stats.method})"
         )
 
+    def _repr_html_(self) -> str:
+        """Return status, values and certificate as tables for a notebook."""
+        stats = self.stats
+        rows: list[tuple[str, Any]] = [
+            ("status", f"{self.status.name}: {self.status.value}"),
+            ("leader value", self.leader_value),
+            ("bound", self.bound),
+            ("gap", self.gap),
+            *((f"value of follower {name}", v) for name, v in self.follower_values.items()),
+            ("method", stats.method),
+            ("why", stats.reason),
+            ("note", stats.note),
+        ]
+        entries = {i for i, _ in self.entries.values()}
+        values = [(name, self.values[i]) for name, i in self.names.items() if i not in entries]
+        values += [(name, self.values[i][place]) for name, (i, place) in self.entries.items()]
+        shown = [(name, _entry(value)) for name, value in values[:_SHOWN]]
+        if len(values) > _SHOWN:
+            shown.append(("…", f"{len(values) - _SHOWN} more"))
+        parts = [table([row for row in rows if row[1] not in ("", None)], caption="Solution")]
+        parts += [table(shown, head=("variable", "value"))] if shown else []
+        parts += [] if self.certificate is None else [self.certificate._repr_html_()]
+        return "\n".join(parts)
+
     def summary(self) -> str:
         """Return status, values, bound, certificate and the reason for the method as text."""
         stats = self.stats
@@ -351,6 +400,16 @@ class Solution:
             "stats": stats,
             "certificate": None if self.certificate is None else self.certificate.to_dict(),
         }
+
+
+def _entry(value: Any) -> Any:
+    """Return a value as a cell: a number, a few entries, or a shape."""
+    array = np.asarray(value)
+    if array.ndim == 0:
+        return float(array)
+    if array.size > _SHOWN:
+        return f"array of shape {array.shape}"
+    return np.array2string(array, precision=6, suppress_small=True)
 
 
 def _number(value: float | None) -> str:

@@ -7,6 +7,7 @@ import pickle
 import cvxpy as cp
 import numpy as np
 import pytest
+import torch
 
 import bilevel as bl
 from bilevel import ProblemError
@@ -124,3 +125,73 @@ def test_its_repr_is_one_line(solution):
     assert "\n" not in text
     assert text.startswith("Solution(OPTIMAL, leader_value=4, gap=")
     assert "method=" in text
+
+
+def test_a_smooth_solutions_repr_is_one_line():
+    zero = torch.zeros((), dtype=torch.float64)
+    smooth = bl.SmoothProblem(lambda x, y: (y - 1) ** 2, lambda x, y: (y - 2 * x) ** 2)
+    text = repr(bl.solve(smooth, start=(zero, zero)))
+    assert "\n" not in text
+    assert text.startswith("SmoothSolution(STATIONARY, leader_value=")
+
+
+class TestNotebook:
+    """What ``_repr_html_`` returns."""
+
+    def test_a_solution_with_its_certificate(self, solution):
+        html = solution._repr_html_()
+        assert html.count("<table>") == html.count("</table>") == 3
+        for words in (
+            "OPTIMAL",
+            "leader value",
+            "Certificate",
+            "accepted",
+            ">x<",
+            ">y<",
+            "[1. 3.]",
+        ):
+            assert words in html
+
+    def test_a_solution_without_a_point(self):
+        x, y = cp.Variable(name="x"), cp.Variable(name="y")
+        follower = bl.Follower(cp.Minimize(y), [y >= x], variables=[y])
+        problem = bl.Problem(cp.Minimize(x), [x >= 0, y <= -1], followers=[follower])
+        html = bl.solve(problem, throw=False)._repr_html_()
+        assert "INFEASIBLE" in html
+        assert html.count("<table>") == 1
+
+    def test_many_and_large_values_are_cut(self):
+        x = [cp.Variable(name=f"x{i}", nonneg=True) for i in range(20)]
+        y = cp.Variable(30, name="y")
+        follower = bl.Follower(cp.Minimize(cp.sum(y)), [y >= x[0]], variables=[y])
+        problem = bl.Problem(cp.Minimize(sum(x)), followers=[follower], variables=[])
+        html = bl.solve(problem)._repr_html_()
+        assert "9 more" in html
+
+    def test_a_problem_shows_both_levels_escaped(self, toll):
+        html = toll.problem._repr_html_()
+        assert "optimistic" in html
+        assert "follower carrier" in html
+        assert "minimize x" in html
+        assert "subject to  4.0 &lt;= x" in html
+        assert "y(2,)" in html
+        x, y = cp.Variable(name="<b>x</b>"), cp.Variable(name="y")
+        follower = bl.Follower(cp.Minimize(y), [y >= x], variables=[y], name="<script>")
+        html = bl.Problem(cp.Minimize(x), [x >= 0] * 1, followers=[follower])._repr_html_()
+        assert "<script>" not in html
+        assert "<b>" not in html
+
+    def test_a_problem_is_shown_without_values_of_parameters_and_cut(self):
+        x, y = cp.Variable(name="x"), cp.Variable(name="y")
+        rows = [x >= cp.Parameter(name="low") - k for k in range(30)]
+        data = np.arange(400.0)
+        follower = bl.Follower(cp.Minimize(y), [y >= x, data * y >= -data], variables=[y])
+        html = bl.Problem(cp.Minimize(x), rows, followers=[follower])._repr_html_()
+        assert "and 10 more constraints" in html
+        assert len(html) < 5000
+
+    def test_a_reaction_map(self):
+        html = bl.reaction(bl.instances.get("T2").problem)._repr_html_()
+        assert "3 regions, 2 kinks" in html
+        assert html.count("<tr>") == 4
+        assert "&lt;= x &lt;=" in html

@@ -15,6 +15,7 @@ from bilevel.response.reaction_map.parameters import answer_columns, parameter_c
 from bilevel.response.reaction_map.parametric import Parametric, Partition
 from bilevel.response.response import optimistic_completion, worst_completion
 from bilevel.structure import Stance
+from bilevel.tables import table
 
 # The share of the domain that rounding may leave uncovered.
 _COMPLETE = 1e-6
@@ -234,7 +235,7 @@ class ReactionMap:
         if point.shape != (len(self.parameters),) or not np.isfinite(point).all():
             raise ProblemError(
                 f"A reaction map over {', '.join(self.parameters) or 'no parameter'} needs "
-                f"{len(self.parameters)} finite numbers, not {theta!r}."
+                f"{len(self.parameters)} finite numbers; it got an array of shape {point.shape}."
             )
         parts = [part for part in (*self.regions, *self.boundary) if part.contains(point)]
         if not parts:
@@ -244,6 +245,21 @@ class ReactionMap:
             )
         return point, parts
 
+    def _repr_html_(self) -> str:
+        """Return the regions with their responses as a table for a notebook."""
+        caption = (
+            f"Reaction to {', '.join(self.parameters) or 'no parameter'}: {len(self)} regions, "
+            f"{len(self.kinks)} kinks, {len(self.set_valued)} set-valued places, coverage "
+            f"{'complete' if self.is_complete else 'INCOMPLETE'}"
+        )
+        rows = [(self._where(part), self._formula(part)) for part in self._shown]
+        return table(rows, head=("where", "response"), caption=caption)
+
+    @property
+    def _shown(self) -> list[Region]:
+        regions = sorted(self.regions, key=lambda region: region.corners[0].tolist())
+        return regions + [part for part in self.boundary if not part.is_unique]
+
     def summary(self) -> str:
         """Return the regions with their answers as text."""
         lines = [
@@ -252,9 +268,7 @@ class ReactionMap:
             f"{len(self.set_valued)}",
             f"coverage           {'complete' if self.is_complete else 'INCOMPLETE'}",
         ]
-        shown = sorted(self.regions, key=lambda region: region.corners[0].tolist())
-        shown += [part for part in self.boundary if not part.is_unique]
-        lines += [f"  {self._where(part)}: {self._formula(part)}" for part in shown]
+        lines += [f"  {self._where(part)}: {self._formula(part)}" for part in self._shown]
         return "\n".join(lines)
 
     def _formula(self, part: Region) -> str:
