@@ -12,8 +12,13 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c c
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export NO_MKDOCS_2_WARNING := 1
 
+# Two workers; neighbours stay together, so that what they share is made once; a crash costs one
+# test (with `--dist loadgroup` the run would hang); what
+# took longest is listed.
+TWO := -n 2 --dist worksteal --max-worker-restart 8 --durations 15
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint docs bench clean
+.PHONY: help demo test test-all lint docs look bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -22,11 +27,11 @@ demo: $(VENV)/.user  ## install and design a real strain, with certificates and 
 	$(BIN)/bilevel demo
 
 test: lint  ## everything a change must pass: lint, fast tests, docs
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest $(TWO) -m "not slow"
 	$(BIN)/mkdocs build --strict --quiet
 
 test-all: lint  ## as `test`, with the slow tests
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest $(TWO)
 	$(BIN)/mkdocs build --strict --quiet
 
 lint: $(VENV)/.developer  ## style, formatting, who imports whom, types
@@ -37,6 +42,9 @@ lint: $(VENV)/.developer  ## style, formatting, who imports whom, types
 
 docs: $(VENV)/.developer  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
+
+look: docs  ## open every page in a real browser, wide and narrow: is anything cut off?
+	$(BIN)/python tools/look.py
 
 bench: $(VENV)/.developer  ## run the benchmarks
 	$(BIN)/python -m benchmarks run

@@ -1,4 +1,6 @@
-"""A producer behind narrow lines bids high, and the price differs from node to node."""
+"""A producer behind narrow lines bids high, and the price differs from node to
+node.
+"""
 
 import bilevel as bl
 from bilevel.applications.market_bid import market_bid
@@ -15,11 +17,21 @@ for name, lines in (("wide", wide), ("narrow", narrow)):
     bid = market_bid(units, ["own"], demand, lines, price_cap=100)
     solution = bl.solve(bid.problem)
     profit[name] = bid.profit(solution)
-    print(f"{name} lines: offer {bid.offers(solution)['own']:.2f}, profit {profit[name]:.2f}")
-    print("  prices ", {node: round(price, 2) for node, price in bid.prices(solution).items()})
-    print("  outputs", {unit: round(mw, 2) for unit, mw in bid.outputs(solution).items()})
+    print(
+        f"{name} lines: offer {bid.offers(solution)['own']:.2f}, "
+        f"profit {profit[name]:.2f}"
+    )
+    print(
+        "  prices ",
+        {node: round(price, 2) for node, price in bid.prices(solution).items()},
+    )
+    print(
+        "  outputs",
+        {unit: round(mw, 2) for unit, mw in bid.outputs(solution).items()},
+    )
     print("  prices are unique:", solution.certificate.unique_multipliers)
 
-# The 50 MW that get in and the 30 MW of the rival leave 30 MW to sell at the price cap.
+# The 50 MW that get in and the 30 MW of the rival leave 30 MW to sell at the
+# price cap.
 assert abs(profit["narrow"] - 30 * (100 - 25)) < 1e-4
 assert profit["wide"] < profit["narrow"]

@@ -11,7 +11,6 @@ FILES = sorted((Path(__file__).parents[1] / "examples").glob("[0-9][0-9]_*.py"))
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_example_runs(file, tmp_path, monkeypatch):
     text = file.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 80
     assert text.splitlines()[-1].startswith("assert ")
     if "import torch" in text:
         pytest.importorskip("torch", reason="needs the extra `torch`")

@@ -197,7 +197,7 @@ def test_time_limit_and_callback_keep_the_point():
     assert solution.status is Status.FEASIBLE
     assert "callback" in solution.stats.note
     assert len(seen) == 4
-    solution = bl.solve(PROBLEM, slow, start=(ZERO, ZERO), time_limit=0.2)
+    solution = bl.solve(PROBLEM, slow, start=(ZERO, ZERO), time_limit=1.0)
     assert "time limit" in solution.stats.note
     assert solution.x > 0
 

@@ -43,6 +43,30 @@ def values(problem, xs, which="optimistic_value"):
     return np.array([getattr(bl.verify(problem, {"x": float(x)}), which) for x in xs])
 
 
+def home() -> Figure:
+    """Return the profit of the seller on the home page, with both of its maxima."""
+    worth = np.array([14.0, 6.0])
+    price, bought = cp.Variable(name="price"), cp.Variable(2, name="bought")
+    gain = (worth - price) @ bought - cp.sum_squares(bought) / 2
+    buyers = bl.Follower(cp.Maximize(gain), [bought >= 0], [bought])
+    profit = cp.Maximize((price - 1) * cp.sum(bought))
+    problem = bl.Problem(profit, [price >= 0, price <= 20], [buyers])
+    best = bl.solve(problem)
+    figure = figure_of(figsize=(6.4, 3.5))
+    axes = figure.subplots()
+    clean(axes)
+    prices = np.linspace(2, 14, 97)
+    points = [bl.verify(problem, {"price": float(p)}) for p in prices]
+    axes.plot(prices, [each.optimistic_value for each in points], color=BLUE, linewidth=1.8)
+    axes.axvline(6, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)))
+    axes.annotate("here one buyer leaves", (6.1, 16), fontsize=9, color="#606060")
+    mark(axes, 5.5, 40.5, "local maximum 40.5", GREEN, (-118, 2))
+    mark(axes, float(best[price]), best.leader_value, "proved maximum 42.25", RED, (6, 5))
+    axes.set_xlabel("price")
+    axes.set_ylabel("profit, once the buyers responded")
+    return figure
+
+
 def emergent() -> Figure:
     """Return what the leader minimizes in T2, and in T3 with two objectives."""
     figure, (left, right) = panels(2)
@@ -279,6 +303,7 @@ def lifting() -> Figure:
 
 
 FIGURES = {
+    "home": home,
     "emergent": emergent,
     "spurious": spurious,
     "unattained": unattained,

@@ -21,7 +21,7 @@ from experiments.case import Case, Record, Run
 _TRAINED = {"OptNet": "two-step", "Bilevel": "game"}
 #: Seeds, trajectories to train on, trajectories to judge by, horizon, gradient steps.
 _SIZES = {
-    "small": (2, 2, 2, 4, (1, 2)),
+    "small": (2, 2, 2, 3, (1, 2)),
     "standard": (10, 8, 64, 20, (10, 30)),
     "paper": (10, 64, 512, 20, (10, 30)),
 }

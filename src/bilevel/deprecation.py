@@ -114,7 +114,9 @@ def renamed_attribute(module: str, name: str, old_to_new: Mapping[str, str]) -> 
     --------
     >>> from bilevel.deprecation import renamed_attribute
     >>> try:
-    ...     renamed_attribute("bilevel.deprecation", "nothing", {"old": "renamed_fields"})
+    ...     renamed_attribute(
+    ...         "bilevel.deprecation", "nothing", {"old": "renamed_fields"}
+    ...     )
     ... except AttributeError as error:
     ...     print(error)
     module 'bilevel.deprecation' has no attribute 'nothing'

@@ -124,7 +124,9 @@ class SolveFailed(BilevelError, RuntimeError):
     >>> import cvxpy as cp, bilevel as bl
     >>> x, y = cp.Variable(name="x"), cp.Variable(name="y")
     >>> follower = bl.Follower(cp.Minimize(y), [y >= x], variables=[y])
-    >>> problem = bl.Problem(cp.Minimize(x), [x >= 0, y <= -1], followers=[follower])
+    >>> problem = bl.Problem(
+    ...     cp.Minimize(x), [x >= 0, y <= -1], followers=[follower]
+    ... )
     >>> try:
     ...     bl.solve(problem)
     ... except bl.SolveFailed as error:

@@ -32,10 +32,19 @@ class SmoothSolution:
     Examples
     --------
     >>> import bilevel as bl, torch
-    >>> problem = bl.SmoothProblem(lambda x, y: (y - 1) ** 2, lambda x, y: (y - 2 * x) ** 2)
-    >>> start = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    >>> problem = bl.SmoothProblem(
+    ...     lambda x, y: (y - 1) ** 2, lambda x, y: (y - 2 * x) ** 2
+    ... )
+    >>> start = (
+    ...     torch.zeros((), dtype=torch.float64),
+    ...     torch.zeros((), dtype=torch.float64),
+    ... )
     >>> solution = bl.solve(problem, start=start)
-    >>> print(solution.status.name, round(solution.x.item(), 9), round(solution.y.item(), 9))
+    >>> print(
+    ...     solution.status.name,
+    ...     round(solution.x.item(), 9),
+    ...     round(solution.y.item(), 9),
+    ... )
     STATIONARY 0.5 1.0
     """
 

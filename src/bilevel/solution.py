@@ -91,7 +91,10 @@ class Certificate:
     >>> certificate = bl.verify(instance.problem, {"x": 2.0, "y": 1.0})
     >>> certificate.accepted, certificate.unique_answer
     (True, False)
-    >>> print(round(certificate.optimistic_value, 6), abs(round(certificate.pessimistic_value, 6)))
+    >>> print(
+    ...     round(certificate.optimistic_value, 6),
+    ...     abs(round(certificate.pessimistic_value, 6)),
+    ... )
     2.0 0.0
     """
 
@@ -253,7 +256,11 @@ class Solution:
     >>> import bilevel as bl
     >>> instance = bl.instances.get("T16")
     >>> solution = bl.solve(instance.problem)
-    >>> print(solution.status.name, round(solution.leader_value, 4), round(float(solution["x"]), 4))
+    >>> print(
+    ...     solution.status.name,
+    ...     round(solution.leader_value, 4),
+    ...     round(float(solution["x"]), 4),
+    ... )
     OPTIMAL 10.125 5.5
     >>> (x,) = instance.problem.variables
     >>> print(round(float(solution[3 * x + 1]), 4))

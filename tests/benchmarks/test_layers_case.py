@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 from benchmarks.cases import layers as case
 from benchmarks.layer_data import Programs, flags, judge_gradients, tighten
-from benchmarks.layer_targets import ASKED, MOREAU, OURS, PROXQP, group_of, judge_layers
+from benchmarks.layer_targets import (
+    ASKED,
+    CHECKED,
+    COMPILING,
+    MOREAU,
+    NEIGHBOURS,
+    OURS,
+    PROXQP,
+    TIGHT,
+    group_of,
+    judge_layers,
+)
 from benchmarks.run import measure, plan
 
 
@@ -104,10 +115,29 @@ def test_a_report_warns_by_kind_or_margin():
     assert flags(None) is None
 
 
-def test_the_small_size_is_solved_by_the_library():
+def ours():
+    """Return the measurements of the library at the small size, in this process."""
     pytest.importorskip("torch")
     jobs = [job for job in plan([case.CASE], "small", 1) if job.method.name == OURS]
-    found = {job.instance.name: measure(job) for job in jobs if job.instance.group != "compile"}
+    return [job for job in jobs if job.instance.group != COMPILING]
+
+
+# Differences of whole bilevel problems take seconds each.
+LONG = ("QP-QP", "LP-QP 1", "LP-QP 2", "QP-SOCP")
+
+
+@pytest.mark.slow
+def test_every_difference_is_confirmed():
+    jobs = [job for job in ours() if job.instance.name.startswith(LONG)]
+    assert len(jobs) == 6
+    assert {measure(job).outcome for job in jobs} == {"solved"}
+
+
+def test_the_small_size_is_solved_by_the_library():
+    jobs = [job for job in ours() if not job.instance.name.startswith(LONG)]
+    assert {job.instance.group for job in jobs} >= {CHECKED, NEIGHBOURS, TIGHT}
+    found = {job.instance.name: measure(job) for job in jobs}
+    assert "LP-QP 0" in found
     assert {one.outcome for one in found.values()} == {"solved"}
     errors = [one.extra for one in found.values() if "median_error" in one.extra]
     assert len(errors) == 3

@@ -63,7 +63,7 @@ def process(tmp_path):
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=280,
             check=False,
             cwd=tmp_path,
         )

@@ -32,7 +32,7 @@ class Terminal:
         )
         os.close(side)
 
-    def read_until(self, text, seconds=60.0):
+    def read_until(self, text, seconds=250.0):
         """Read what is shown until some text appears."""
         ends = time.monotonic() + seconds
         while text not in self.shown and time.monotonic() < ends:
@@ -42,7 +42,7 @@ class Terminal:
     def interrupt(self):
         """Press Ctrl-C and return how the command ended."""
         self.process.send_signal(signal.SIGINT)
-        out, _ = self.process.communicate(timeout=60)
+        out, _ = self.process.communicate(timeout=250)
         os.close(self.terminal)
         assert "Traceback" not in out + self.shown
         return Ended(self.process.returncode, out, self.shown)
@@ -73,7 +73,7 @@ def test_a_reader_that_stops_reading_is_no_error():
     command.stdout.close()
     assert "Traceback" not in command.stderr.read()
     command.stderr.close()
-    command.wait(60)
+    command.wait(250)
 
 
 @posix
@@ -111,7 +111,7 @@ def test_ctrl_c_while_a_file_is_loaded(write):
 @pytest.mark.parametrize("option", ["--json", "--quiet"])
 def test_no_live_line_where_it_is_not_wanted(option):
     running = Terminal("solve", "T16", option)
-    running.process.wait(60)
+    running.process.wait(250)
     os.close(running.terminal)
     running.process.stdout.close()
     assert running.process.returncode == 0

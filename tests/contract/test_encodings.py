@@ -115,8 +115,10 @@ def test_many_random_games(game):
 def test_optimum_of_an_instance(row, name):
     instance = bl.instances.get(name)
     solver = bl.SingleLevel(bl.KKT(row.build()))
+    # SCIP does not leave the root of T16 with indicators, see the registry.
+    struggles = name == "T16" and row.needs & Feature.INDICATOR
     try:
-        solution = bl.solve(instance.problem, solver, time_limit=3)
+        solution = bl.solve(instance.problem, solver, time_limit=5 if struggles else 200)
     except UnsupportedProblem as refusal:
         assert row.may_refuse
         assert "SOS1" in str(refusal)

@@ -231,7 +231,7 @@ def test_single_precision_stays_single(options):
     double = SmoothBilevelLayer(F, f, start=(PAIR, PAIR), **options)(exact)[0]
     double.sum().backward()
     assert torch.allclose(x.detach().double(), double, atol=1e-4)
-    # At a row without force the two precisions may take different sides.
+    # At a weakly active row the two precisions may take different sides.
     plain = torch.tensor([kind is not GradientKind.ONE_SIDED for kind in answer.report.kind])
     assert int(plain.sum()) > 48
     assert torch.allclose(z.grad.double()[plain], exact.grad[plain], atol=1e-2)

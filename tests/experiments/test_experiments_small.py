@@ -1,14 +1,13 @@
 """Experiments at their small size, and the harness that runs them."""
 
-import subprocess
-import sys
-
 import pytest
 from benchmarks.environment import ROOT
 from benchmarks.strains import known
+from experiments.__main__ import app
 from experiments.case import SIZES, Case, Expected, Run, cases, expected, papers
 from experiments.report import comparisons, page, write
 from experiments.run import Job, journal, plan, run
+from typer.testing import CliRunner
 
 ALL = [(paper, name) for paper in papers() for name in cases(paper)]
 
@@ -96,15 +95,14 @@ def test_strain_design_small(name, tmp_path):
 
 
 def test_the_command_line_lists_papers():
-    command = [sys.executable, "-m", "experiments", "list"]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    done = CliRunner().invoke(app, ["list"], catch_exceptions=False)
+    assert done.exit_code == 0
     assert "strain_design/succinate" in done.stdout
 
 
 def test_the_command_line_names_what_it_does_not_know():
-    command = [sys.executable, "-m", "experiments", "run", "nonsense"]
-    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
-    assert done.returncode == 2
+    done = CliRunner().invoke(app, ["run", "nonsense"])
+    assert done.exit_code == 2
     assert "strain_design" in done.stderr
 
 

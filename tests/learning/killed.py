@@ -12,7 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 
+# Training imports these when it begins; every child would, for two seconds each.
+import optree  # noqa: F401
+import safetensors.torch  # noqa: F401
 import torch
+import torch._dynamo
 from tests.learning import tasks
 
 from bilevel.learning import checkpoint as checkpoint_module
@@ -48,13 +52,13 @@ def trained(folder, result, **options):
     result.write_bytes(tasks.numbers(model) + repr(history.curve("validation")).encode())
 
 
-def at_random(folder, seed):
-    """Kill after a random time, until one child comes to the end; return how often."""
+def at_random(folder, seed, whole_seconds):
+    """Kill after a random share of a run, until one child comes to the end; return how often."""
     rng, kills = random.Random(seed), 0
     result = folder / "result"
     while True:
         number = child(lambda: trained(folder / "run", result, pause=0.002))
-        time.sleep(rng.uniform(0.03, 0.25) * 1.2**kills)  # comes to an end on a busy machine too
+        time.sleep(rng.uniform(0.1, 0.8) * whole_seconds * 1.2**kills)
         os.kill(number, signal.SIGKILL)  # a child that has ended is still there to be waited for
         if ended_well(number):
             return kills
@@ -109,9 +113,11 @@ def main(kind, seeds):
     for seed in seeds:
         folder = Path(tempfile.mkdtemp(dir=os.environ["TRAINING_FOLDER"]))
         options = OPTIONS[kind]
+        began = time.monotonic()
         assert ended_well(child(lambda: trained(None, folder / "whole", **options)))  # noqa: B023
+        whole_seconds = time.monotonic() - began  # however busy the machine is
         if kind == "random":
-            count = at_random(folder, seed)
+            count = at_random(folder, seed, whole_seconds)
         else:
             count = at_each_touch(folder, STRIDE[kind], **options)
         check_equal(folder)

@@ -30,7 +30,7 @@ TRUTH = {False: 0.0625 - 1.625, True: 1 / 36 - (3 + 1 / 6) / 3}
 def test_optimum_does_not_depend_on_copies(row, times, equation):
     given = problem(times, equation)
     try:
-        solution = bl.solve(given, row.build(), time_limit=20)
+        solution = bl.solve(given, row.build(), time_limit=200)
     except UnsupportedProblem:
         assert row.may_refuse or row.must_refuse(given)
         return

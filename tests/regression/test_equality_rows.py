@@ -32,7 +32,7 @@ def test_three_ways_to_write_an_equation(row, kind):
     """y[1] = max(x - 2, 0): the leader earns 4 from x = 2 on."""
     given = split(kind)
     try:
-        solution = bl.solve(given, row.build(), time_limit=20)
+        solution = bl.solve(given, row.build(), time_limit=200)
     except UnsupportedProblem:
         assert row.may_refuse
         return

@@ -23,7 +23,7 @@ def problem(K):
 @pytest.mark.parametrize("row", rows(EXACT))
 def test_the_size_of_a_multiplier_changes_nothing(row, K):
     try:
-        solution = bl.solve(problem(K), row.build(), time_limit=20)
+        solution = bl.solve(problem(K), row.build(), time_limit=200)
     except UnsupportedProblem as refusal:
         # y has two bounds, so any multiple may be added to their multipliers: no M is valid.
         assert row.must_refuse(problem(K)) or (row.may_refuse and "unbounded" in str(refusal))

@@ -44,7 +44,7 @@ def columns_of(form):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_an_unbounded_toll(name):
-    solution = bl.solve(tolls(), METHODS[name], time_limit=20)
+    solution = bl.solve(tolls(), METHODS[name], time_limit=200)
     assert solution.status is bl.Status.OPTIMAL
     assert solution.leader_value == pytest.approx(4.0, abs=1e-6)
     assert solution.certificate.accepted
@@ -53,14 +53,14 @@ def test_an_unbounded_toll(name):
 def test_a_big_m_backend_takes_it():
     """Nothing nonconvex is left, so HiGHS can solve it; a bound of the user's proves nothing."""
     solver = bl.SingleLevel(bl.KKT(bl.BigM(multiplier=100, slack=100)), "highs")
-    solution = bl.solve(tolls(), solver, time_limit=20)
+    solution = bl.solve(tolls(), solver, time_limit=200)
     assert solution.status is bl.Status.FEASIBLE
     assert solution.leader_value == pytest.approx(4.0, abs=1e-6)
 
 
 def test_a_quadratic_follower():
     # road0 = (4 - toll + 2 bend)/(4 bend) inside [0, 1]; toll * road0 is best at toll 3.
-    solution = bl.solve(tolls(bend=1.0), time_limit=20)
+    solution = bl.solve(tolls(bend=1.0), time_limit=200)
     assert solution.status is bl.Status.OPTIMAL
     assert solution.leader_value == pytest.approx(3 * 3 / 4, abs=1e-6)
 
@@ -102,7 +102,7 @@ def test_what_is_not_the_followers_product_stays():
 
 def test_a_coupled_toll_is_solved_all_the_same():
     # The road's capacity 4 - toll/2 binds from toll 6 on, so the best toll is 4 as before.
-    solution = bl.solve(tolls(coupled=True), time_limit=20)
+    solution = bl.solve(tolls(coupled=True), time_limit=200)
     assert solution.leader_value == pytest.approx(4.0, abs=1e-5)
 
 

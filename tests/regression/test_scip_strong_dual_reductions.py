@@ -22,7 +22,7 @@ def problem():
 
 @pytest.mark.parametrize("encoding", [bl.SOS1(), bl.Indicator(), bl.Product()], ids=repr)
 def test_value(encoding):
-    solution = bl.solve(problem(), bl.SingleLevel(bl.KKT(encoding)), time_limit=20)
+    solution = bl.solve(problem(), bl.SingleLevel(bl.KKT(encoding)), time_limit=200)
     assert solution.leader_value == pytest.approx(-13 / 27, abs=1e-4)
     if not isinstance(encoding, bl.Product):
         assert solution.status is Status.OPTIMAL

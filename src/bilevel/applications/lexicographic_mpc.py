@@ -120,7 +120,11 @@ def lexicographic_mpc(
     >>> import bilevel as bl
     >>> from bilevel.applications.lexicographic_mpc import lexicographic_mpc
     >>> mpc = lexicographic_mpc(
-    ...     [[1, 1], [0, 1]], [[0.5], [1]], 4, input_limit=1, state_limit=[1, float("inf")]
+    ...     [[1, 1], [0, 1]],
+    ...     [[0.5], [1]],
+    ...     4,
+    ...     input_limit=1,
+    ...     state_limit=[1, float("inf")],
     ... )
     >>> solution = bl.solve(mpc.problem, parameters={mpc.state: [2.0, 0.0]})
     >>> print(solution.status.name, round(mpc.violation(solution), 3))

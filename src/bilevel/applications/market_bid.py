@@ -189,7 +189,9 @@ def market_bid(
     >>> units = [("coal", "bus", 10, 120), ("gas", "bus", 30, 70)]
     >>> bid = market_bid(units, ["coal"], {"bus": 120}, price_cap=100)
     >>> solution = bl.solve(bid.problem)
-    >>> print(round(solution.leader_value, 4), round(bid.prices(solution)["bus"], 4))
+    >>> print(
+    ...     round(solution.leader_value, 4), round(bid.prices(solution)["bus"], 4)
+    ... )
     4500.0 100.0
     """
     cap = number(price_cap, "price_cap", above=0.0)

@@ -105,10 +105,19 @@ def market_clearing(
     >>> import cvxpy as cp
     >>> from bilevel.applications.market_clearing import market_clearing
     >>> market = market_clearing([("coal", "bus", 100), ("gas", "bus", 100)])
-    >>> market.cost.value, market.rise.value, market.demand.value = [10, 20], [0.5, 0.25], [60]
+    >>> market.cost.value, market.rise.value, market.demand.value = (
+    ...     [10, 20],
+    ...     [0.5, 0.25],
+    ...     [60],
+    ... )
     >>> operator = market.operator
-    >>> value = cp.Problem(operator.objective, operator.constraints).solve(solver="CLARABEL")
-    >>> print(market.output.value.round(3), operator.constraints[0].dual_value.round(3))
+    >>> value = cp.Problem(operator.objective, operator.constraints).solve(
+    ...     solver="CLARABEL"
+    ... )
+    >>> print(
+    ...     market.output.value.round(3),
+    ...     operator.constraints[0].dual_value.round(3),
+    ... )
     [33.333 26.667] [26.667]
     """
     where: dict[str, Hashable] = {}

@@ -166,7 +166,13 @@ def toll_pricing(
 
     >>> import bilevel as bl
     >>> from bilevel.applications.toll_pricing import toll_pricing
-    >>> arcs = [("a", "b", 2), ("a", "m", 7), ("m", "b", 0), ("c", "a", 1), ("c", "b", 6)]
+    >>> arcs = [
+    ...     ("a", "b", 2),
+    ...     ("a", "m", 7),
+    ...     ("m", "b", 0),
+    ...     ("c", "a", 1),
+    ...     ("c", "b", 6),
+    ... ]
     >>> game = toll_pricing(arcs, [("a", "b")], [("a", "b", 10), ("c", "b", 5)])
     >>> solution = bl.solve(game.problem)
     >>> toll = game.tolls(solution)["a", "b"]

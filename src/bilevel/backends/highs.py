@@ -11,6 +11,7 @@ from typing import Any
 
 import highspy
 import numpy as np
+import scipy.sparse as sp
 
 from bilevel.backends.backend import AbstractBackend
 from bilevel.errors import BackendError
@@ -76,7 +77,7 @@ class HiGHS(AbstractBackend):
             yield _answer(solver, program, time.perf_counter() - began)
 
     def _loaded(self, program: Program, limits: Limits) -> Any:
-        solver = _Quiet()
+        solver = QuietHighs()
         solver.setOptionValue("output_flag", limits.verbose)
         self._options(solver, program, limits)
         try:
@@ -107,7 +108,7 @@ class HiGHS(AbstractBackend):
                 raise BackendError(f"HiGHS does not know the option {name!r} or its value.")
 
 
-class _Quiet(highspy.Highs):
+class QuietHighs(highspy.Highs):
     """A HiGHS of its own: highspy shares two locks among all, and talks while it starts.
 
     The locks are attributes of its class, so a second thread's solve would be refused. The banner
@@ -120,6 +121,7 @@ class _Quiet(highspy.Highs):
         super().__init__()
 
     def enableCallbacks(self) -> None:  # noqa: N802
+        """Let HiGHS call back, without its banner."""
         self.setOptionValue("output_flag", False)
         super().enableCallbacks()
 
@@ -128,28 +130,53 @@ def _no_cost(program: Program) -> Objective:
     return replace(program.objective, c=np.zeros(program.n), constant=0.0)
 
 
-def _model(program: Program) -> Any:
+def highs_model(
+    objective: Objective,
+    A: sp.csr_array,
+    columns: tuple[Array, Array],
+    rows: tuple[Array, Array],
+    integer: Array | None = None,
+) -> Any:
+    """Return a linear program in HiGHS's words.
+
+    Parameters
+    ----------
+    objective
+        Of which ``c`` and ``constant`` are taken.
+    A
+        Coefficients of the rows, shape ``(m, n)``.
+    columns, rows
+        Lower and upper bounds of the columns, each ``(n,)``, and of the rows, each ``(m,)``.
+    integer
+        Which columns are integer, shape ``(n,)``; ``None``: none is.
+    """
     model = highspy.HighsModel()
     lp = model.lp_
-    lp.num_col_ = program.n
-    lp.num_row_ = len(program.rows)
-    lp.col_cost_ = program.objective.c
-    lp.offset_ = program.objective.constant
-    lp.col_lower_ = program.lower
-    lp.col_upper_ = program.upper
-    lp.row_lower_ = np.where(program.rows.equality, program.rows.b, -np.inf)
-    lp.row_upper_ = program.rows.b
-    matrix = program.rows.A
+    n = len(objective.c)
+    m = len(rows[0])
+    lp.num_row_ = m
+    lp.num_col_ = n
+    lp.col_cost_ = objective.c
+    lp.offset_ = objective.constant
+    lp.col_lower_, lp.col_upper_ = columns
+    lp.row_lower_, lp.row_upper_ = rows
     lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    lp.a_matrix_.num_col_ = program.n
-    lp.a_matrix_.num_row_ = len(program.rows)
-    lp.a_matrix_.start_ = matrix.indptr.astype(np.int32)
-    lp.a_matrix_.index_ = matrix.indices.astype(np.int32)
-    lp.a_matrix_.value_ = np.asarray(matrix.data, float)
-    if program.integer.any():
+    lp.a_matrix_.num_row_ = m
+    lp.a_matrix_.num_col_ = n
+    lp.a_matrix_.start_ = A.indptr.astype(np.int32)
+    lp.a_matrix_.index_ = A.indices.astype(np.int32)
+    lp.a_matrix_.value_ = np.asarray(A.data, float)
+    if integer is not None and integer.any():
         kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
-        lp.integrality_ = [kinds[int(flag)] for flag in program.integer]
+        lp.integrality_ = [kinds[int(flag)] for flag in integer]
     return model
+
+
+def _model(program: Program) -> Any:
+    rows = program.rows
+    low = np.where(rows.equality, rows.b, -np.inf)
+    columns = (program.lower, program.upper)
+    return highs_model(program.objective, rows.A, columns, (low, rows.b), program.integer)
 
 
 def _watch(solver: Any, program: Program, progress: Any) -> None:

@@ -31,7 +31,11 @@ def all_instances() -> tuple[Instance, ...]:
     Examples
     --------
     >>> import bilevel as bl
-    >>> [instance.name for instance in bl.instances.all_instances() if not instance.solvable]
+    >>> [
+    ...     instance.name
+    ...     for instance in bl.instances.all_instances()
+    ...     if not instance.solvable
+    ... ]
     ['T5', 'T7', 'T7b']
     """
     return tuple(_BY_NAME.values())

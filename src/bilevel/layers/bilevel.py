@@ -71,8 +71,8 @@ class BilevelLayer(torch.nn.Module):
     -----
     The derivative is that of the optimality conditions on the active constraints of both levels,
     which contain second derivatives of the follower; no inner problem is unrolled. Where the
-    leader's optimum lies at a kink of the follower's answer and is held there, the derivative moves
-    along with the kink. It is one of the answer that was found: a global optimum may jump to
+    leader's optimum lies at a kink of the follower's response and is held there, the derivative
+    moves along with the kink. It is one of the answer that was found: a global optimum may jump to
     another answer, and a local solver's answer may not be the best. ``report.kind`` says where the
     derivative is not one in the usual sense. It exists once; a second one raises.
 
@@ -90,7 +90,9 @@ class BilevelLayer(torch.nn.Module):
     >>> price, demand = cp.Variable(name="price"), cp.Variable(name="demand")
     >>> a = cp.Parameter(name="a")
     >>> buyer = bl.Follower(
-    ...     cp.Maximize(a * demand - cp.square(demand) - price * demand), [demand >= 0], [demand]
+    ...     cp.Maximize(a * demand - cp.square(demand) - price * demand),
+    ...     [demand >= 0],
+    ...     [demand],
     ... )
     >>> problem = bl.Problem(
     ...     cp.Maximize(price * demand - demand), [price >= 1, price <= 10], [buyer]
@@ -99,7 +101,11 @@ class BilevelLayer(torch.nn.Module):
     >>> level = torch.tensor(9.0, dtype=torch.float64, requires_grad=True)
     >>> best, sold = layer(level)
     >>> best.backward()
-    >>> print(round(best.item(), 6), round(sold.item(), 6), round(level.grad.item(), 6))
+    >>> print(
+    ...     round(best.item(), 6),
+    ...     round(sold.item(), 6),
+    ...     round(level.grad.item(), 6),
+    ... )
     5.0 2.0 0.5
     """
 
@@ -182,9 +188,15 @@ class BilevelLayer(torch.nn.Module):
         --------
         >>> import bilevel as bl, cvxpy as cp, torch
         >>> from bilevel.layers import BilevelLayer
-        >>> x, y, p = cp.Variable(name="x"), cp.Variable(name="y"), cp.Parameter(name="p")
+        >>> x, y, p = (
+        ...     cp.Variable(name="x"),
+        ...     cp.Variable(name="y"),
+        ...     cp.Parameter(name="p"),
+        ... )
         >>> follower = bl.Follower(cp.Minimize(cp.square(y - x)), [y >= 0], [y])
-        >>> problem = bl.Problem(cp.Minimize(cp.square(x - p) + y), [x >= -2, x <= 2], [follower])
+        >>> problem = bl.Problem(
+        ...     cp.Minimize(cp.square(x - p) + y), [x >= -2, x <= 2], [follower]
+        ... )
         >>> layer = BilevelLayer(problem, [p], [x, y])
         >>> answer = layer.solve(torch.tensor([-1.0, 1.5]))
         >>> print(answer.values[0].tolist(), [status.name for status in answer.status])

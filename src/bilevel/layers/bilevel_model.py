@@ -123,6 +123,6 @@ class Model:
 
 
 def as_nash(problem: Problem) -> Problem:
-    """Return the game in which the leader takes the followers' answers as given."""
+    """Return the game in which the leader takes the followers' responses as given."""
     leader = Follower(problem.objective, problem.constraints, problem.variables, name="leader")
     return Problem(cp.Minimize(0), [], [leader, *problem.followers])

@@ -94,7 +94,9 @@ class FollowerLayer(torch.nn.Module):
     >>> import cvxpy as cp, torch
     >>> from bilevel.layers import FollowerLayer
     >>> y, p = cp.Variable(2), cp.Parameter(2)
-    >>> problem = cp.Problem(cp.Minimize(cp.sum_squares(y - p)), [y >= 0, cp.sum(y) == 1])
+    >>> problem = cp.Problem(
+    ...     cp.Minimize(cp.sum_squares(y - p)), [y >= 0, cp.sum(y) == 1]
+    ... )
     >>> layer = FollowerLayer(problem, parameters=[p], variables=[y])
     >>> point = torch.tensor([0.2, 0.4], dtype=torch.float64, requires_grad=True)
     >>> (projected,) = layer(point)

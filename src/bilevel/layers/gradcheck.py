@@ -118,8 +118,12 @@ def gradcheck(
     >>> import bilevel as bl, cvxpy as cp, torch
     >>> from bilevel.layers import FollowerLayer
     >>> y, p = cp.Variable(3), cp.Parameter(3)
-    >>> problem = cp.Problem(cp.Minimize(cp.sum_squares(y - p)), [cp.sum(y) == 1, y >= 0])
-    >>> check = bl.gradcheck(FollowerLayer(problem, [p], [y]), torch.tensor([0.1, 0.9, -2.0]))
+    >>> problem = cp.Problem(
+    ...     cp.Minimize(cp.sum_squares(y - p)), [cp.sum(y) == 1, y >= 0]
+    ... )
+    >>> check = bl.gradcheck(
+    ...     FollowerLayer(problem, [p], [y]), torch.tensor([0.1, 0.9, -2.0])
+    ... )
     >>> print(check.passed, check.compared)
     True (3,)
     """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,19 +15,22 @@ from bilevel.adjoints import GradientKind
 from bilevel.problem.functions import Array
 from bilevel.program import RawAnswer, Termination
 from bilevel.status import Status
+from bilevel.tables import table
 
 #: The largest residual of the optimality conditions with which an answer is passed on.
 ACCEPTED = 1e-8
 NOT_FINITE = (
     "its data contain NaN or infinite numbers, or break the sign that a parameter declares (nonneg)"
 )
+#: So many instances are shown in a notebook; a batch may have thousands.
+_SHOWN = 20
 _VERDICTS = {
     Termination.INFEASIBLE: Status.INFEASIBLE,
     Termination.UNBOUNDED: Status.UNBOUNDED,
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What is known about each instance's answer and its derivative.
 
@@ -62,6 +66,16 @@ class Report:
             nothing if self.probe is None else self.probe().where(~self.residual.isnan(), nothing)
         )
 
+    def __repr__(self) -> str:
+        known = self.residual[self.residual.isfinite()]
+        worst = f"{float(known.max()):.1e}" if len(known) else "unknown"
+        kinds = _counted(kind.name for kind in self.kind)
+        return f"Report({kinds}; largest residual {worst})"
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks, one row for each instance."""
+        return _table(self)
+
     def summary(self) -> str:
         """Return how many gradients are of which kind, and a line for each that is not exact.
 
@@ -70,7 +84,9 @@ class Report:
         >>> import torch
         >>> from bilevel.adjoints import GradientKind
         >>> from bilevel.layers import Report
-        >>> report = Report((GradientKind.CLASSICAL,), torch.tensor([1e-15]), torch.tensor([0.5]))
+        >>> report = Report(
+        ...     (GradientKind.CLASSICAL,), torch.tensor([1e-15]), torch.tensor([0.5])
+        ... )
         >>> print(report.summary())
         1 of 1 gradients are derivatives; largest residual 1.0e-15, smallest margin 5.0e-01
         """
@@ -108,7 +124,7 @@ class Record:
     notes: dict[int, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A layer's values with a status and a report for every instance.
 
@@ -126,6 +142,15 @@ class Result:
     status: tuple[Status, ...]
     report: Report
 
+    def __repr__(self) -> str:
+        shapes = ", ".join(str(tuple(value.shape)) for value in self.values)
+        status = _counted(one.name for one in self.status)
+        return f"Result(values of shapes {shapes}; {status}; {self.report!r})"
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks, one row for each instance with its status."""
+        return _table(self.report, self.status)
+
 
 def verdict(P: Array, raw: RawAnswer | None, route: str) -> tuple[Status, str]:
     """Return the status of an instance without an answer, and a note."""
@@ -136,3 +161,24 @@ def verdict(P: Array, raw: RawAnswer | None, route: str) -> tuple[Status, str]:
         return Status.FAILED, f"backend {route!r} does not take it, or failed"
     status = _VERDICTS.get(raw.termination, Status.FAILED)
     return status, "" if status is not Status.FAILED else f"{route} ended with {raw.raw_status!r}"
+
+
+def _counted(names: Iterable[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in Counter(names).items()) or "no instance"
+
+
+def _table(report: Report, status: Sequence[Status] = ()) -> str:
+    """Return one row for each instance: status where it is known, kind, residual, margin, note."""
+    head = ["instance", "status", "kind", "residual", "margin", "note"]
+    total = len(report.kind)
+    rows = []
+    for i in range(min(total, _SHOWN)):
+        stated = status[i].name if status else None
+        kind = report.kind[i].name
+        numbers = (float(report.residual[i]), float(report.margin[i]))
+        rows.append([i, stated, kind, *numbers, report.notes.get(i)])
+    if not status:
+        head.remove("status")
+        rows = [[row[0], *row[2:]] for row in rows]
+    caption = f"{report!r}, the first {_SHOWN} of {total}" if total > _SHOWN else repr(report)
+    return table(rows, head, caption)

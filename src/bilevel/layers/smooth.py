@@ -30,7 +30,7 @@ from bilevel.status import Status
 Inequalities = Literal["kkt", "barrier"]
 #: The largest norm of the optimality conditions with which an answer is passed on.
 ACCEPTED = 1e-6
-#: An inequality whose slack and multiplier are both smaller is active without force.
+#: An inequality whose slack and multiplier are both smaller is weakly active.
 _WEAK = 1e-7
 
 UserSolver = Callable[..., tuple[Any, Any]]
@@ -97,12 +97,18 @@ class SmoothBilevelLayer(nn.Module):
     >>> layer = SmoothBilevelLayer(
     ...     F=lambda x, y, z: (x - z) ** 2 + y**2,
     ...     f=lambda x, y, z: (y - x) ** 2,
-    ...     start=(torch.tensor(0.0, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64)),
+    ...     start=(
+    ...         torch.tensor(0.0, dtype=torch.float64),
+    ...         torch.tensor(0.0, dtype=torch.float64),
+    ...     ),
     ... )
     >>> z = torch.tensor([2.0, 4.0], dtype=torch.float64, requires_grad=True)
     >>> x, y = layer(z)
     >>> x.sum().backward()
-    >>> print([round(v, 9) for v in x.tolist()], [round(v, 9) for v in z.grad.tolist()])
+    >>> print(
+    ...     [round(v, 9) for v in x.tolist()],
+    ...     [round(v, 9) for v in z.grad.tolist()],
+    ... )
     [1.0, 2.0] [0.5, 0.5]
     """
 
@@ -198,7 +204,10 @@ class SmoothBilevelLayer(nn.Module):
         ...     start=(zero, zero),
         ... )
         >>> answer = layer.solve(torch.tensor([0.5, 3.0], dtype=torch.float64))
-        >>> print([round(v, 9) for v in answer.values[0].tolist()], answer.report.kind[0].name)
+        >>> print(
+        ...     [round(v, 9) for v in answer.values[0].tolist()],
+        ...     answer.report.kind[0].name,
+        ... )
         [0.5, 1.0] CLASSICAL
         """
         instances = self._instances(z)

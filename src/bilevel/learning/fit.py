@@ -145,7 +145,9 @@ def fit(
     >>> line = torch.nn.Linear(1, 1, dtype=torch.float64)
     >>> def loss(model, x, y):
     ...     return (model(x) - y).square().mean()
-    >>> history = fit(line, loss, (x, 3 * x + 1), optimizer=torch.optim.LBFGS, batch_size=40)
+    >>> history = fit(
+    ...     line, loss, (x, 3 * x + 1), optimizer=torch.optim.LBFGS, batch_size=40
+    ... )
     >>> print(history.status.name, round(line.weight.item(), 3))
     COMPLETED 3.0
     """

@@ -99,7 +99,10 @@ class History:
     Examples
     --------
     >>> from bilevel.learning import Epoch, FitStatus, History
-    >>> epochs = (Epoch(1, 4, 2.0, None, {}, 0.1, 1.0), Epoch(2, 8, 1.5, None, {}, 0.1, 1.0))
+    >>> epochs = (
+    ...     Epoch(1, 4, 2.0, None, {}, 0.1, 1.0),
+    ...     Epoch(2, 8, 1.5, None, {}, 0.1, 1.0),
+    ... )
     >>> history = History(FitStatus.COMPLETED, epochs, "loss", best=2, weights=2)
     >>> history.curve("loss")
     (2.0, 1.5)

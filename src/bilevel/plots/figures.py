@@ -138,7 +138,9 @@ def envelopes(
     >>> from bilevel import plots
     >>> from bilevel.applications.production import Envelope
     >>> growth = np.linspace(0.0, 0.2, 3)
-    >>> strain = Envelope(growth, least=np.zeros(3), most=np.array([12.0, 9.0, 6.0]))
+    >>> strain = Envelope(
+    ...     growth, least=np.zeros(3), most=np.array([12.0, 9.0, 6.0])
+    ... )
     >>> figure = plots.envelopes({"PYK": strain}, product="succinate")
     >>> print(len(figure.axes))
     1

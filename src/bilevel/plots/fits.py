@@ -51,7 +51,9 @@ def fit(
     --------
     >>> from bilevel import plots
     >>> observed = [[1.0, 5.0], [2.0, 4.0]]
-    >>> figure = plots.fit(observed, {"start": [[2.0, 5.0], [2.0, 4.0]]}, ["coal", "gas"])
+    >>> figure = plots.fit(
+    ...     observed, {"start": [[2.0, 5.0], [2.0, 4.0]]}, ["coal", "gas"]
+    ... )
     >>> print(figure.axes[0].get_title(loc="left"))
     start: off by 0.5
     """

@@ -74,7 +74,9 @@ def reaction(
     --------
     >>> import bilevel as bl
     >>> from bilevel import plots
-    >>> figure = plots.reaction(bl.reaction(bl.instances.get("T2").problem), mark=[2.0])
+    >>> figure = plots.reaction(
+    ...     bl.reaction(bl.instances.get("T2").problem), mark=[2.0]
+    ... )
     >>> print(len(figure.axes))
     2
     """

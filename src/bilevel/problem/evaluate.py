@@ -53,6 +53,7 @@ def evaluate(expression: Any, values: Mapping[int, Any], parameters: Mapping[int
         )
     if 0 in expression.shape:
         return np.zeros(expression.shape)
-    value = expression.numeric([evaluate(a, values, parameters) for a in expression.args])
+    node: Any = expression  # every atom has this method, but the base class does not declare it
+    value = node.numeric([evaluate(a, values, parameters) for a in node.args])
     value = value.toarray() if sp.issparse(value) else value
     return np.reshape(value, expression.shape, order="F")

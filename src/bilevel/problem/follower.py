@@ -54,8 +54,12 @@ class Follower:
     --------
     >>> import cvxpy as cp, bilevel as bl
     >>> x, y = cp.Variable(name="x"), cp.Variable(name="y")
-    >>> follower = bl.Follower(cp.Minimize(y), [y >= x, y >= 1 - x], variables=[y], name="carrier")
-    >>> problem = bl.Problem(cp.Maximize(-y), [x >= 0, x <= 1], followers=[follower])
+    >>> follower = bl.Follower(
+    ...     cp.Minimize(y), [y >= x, y >= 1 - x], variables=[y], name="carrier"
+    ... )
+    >>> problem = bl.Problem(
+    ...     cp.Maximize(-y), [x >= 0, x <= 1], followers=[follower]
+    ... )
     >>> print(round(bl.solve(problem).leader_value, 6))
     -0.5
     """
@@ -131,7 +135,9 @@ class Follower:
         >>> demand = y >= x
         >>> follower = bl.Follower(cp.Minimize(cp.square(y)), [demand], variables=[y])
         >>> price = follower.dual(demand)
-        >>> problem = bl.Problem(cp.Maximize(price), [x >= 0, x <= 3], followers=[follower])
+        >>> problem = bl.Problem(
+        ...     cp.Maximize(price), [x >= 0, x <= 3], followers=[follower]
+        ... )
         >>> print(round(bl.solve(problem)[price].item(), 5))
         6.0
         """

@@ -68,7 +68,9 @@ class Problem(AbstractProblem):
     ...     [x + y <= 8, 4 * x + y >= 8, 2 * x + y <= 13, 2 * x <= 7 * y],
     ...     variables=[y],
     ... )
-    >>> problem = bl.Problem(cp.Minimize(3 * x + y), [0 <= x, x <= 5], followers=[follower])
+    >>> problem = bl.Problem(
+    ...     cp.Minimize(3 * x + y), [0 <= x, x <= 5], followers=[follower]
+    ... )
     >>> print(round(bl.solve(problem).leader_value, 6))
     8.0
     """

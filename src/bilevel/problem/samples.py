@@ -46,7 +46,9 @@ class SampleMean:
     --------
     >>> import bilevel as bl, torch
     >>> A, b = torch.eye(4), torch.tensor([1.0, 2.0, 3.0, 6.0])
-    >>> f = bl.SampleMean(lambda x, y, A, b: ((A @ y - b) ** 2).mean() + x * y.sum(), (A, b))
+    >>> f = bl.SampleMean(
+    ...     lambda x, y, A, b: ((A @ y - b) ** 2).mean() + x * y.sum(), (A, b)
+    ... )
     >>> x, y = torch.tensor(0.0), torch.zeros(4)
     >>> print(len(f), f(x, y).item(), f.over(torch.tensor([0, 1]))(x, y).item())
     4 12.5 2.5

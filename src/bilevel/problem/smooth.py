@@ -62,7 +62,8 @@ class SmoothProblem(AbstractProblem):
     --------
     >>> import bilevel as bl, torch
     >>> problem = bl.SmoothProblem(
-    ...     F=lambda x, y: (x - 2) ** 2 + (y + 1) ** 2, f=lambda x, y: (y - x) ** 2 / 2
+    ...     F=lambda x, y: (x - 2) ** 2 + (y + 1) ** 2,
+    ...     f=lambda x, y: (y - x) ** 2 / 2,
     ... )
     >>> x = y = torch.tensor(1.0)
     >>> print(problem.F(x, y).item(), problem.zero_sum)

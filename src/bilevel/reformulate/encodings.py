@@ -182,7 +182,9 @@ class BigM(AbstractEncoding):
     --------
     >>> import bilevel as bl
     >>> problem = bl.instances.get("T6b").problem
-    >>> solution = bl.solve(problem, bl.SingleLevel(bl.KKT(bl.BigM(multiplier=1.0, slack=10.0))))
+    >>> solution = bl.solve(
+    ...     problem, bl.SingleLevel(bl.KKT(bl.BigM(multiplier=1.0, slack=10.0)))
+    ... )
     >>> print(solution.status.name, round(solution.leader_value, 4))
     FEASIBLE 8.0
     """

@@ -51,7 +51,9 @@ class KKT(AbstractReformulation):
     --------
     >>> import bilevel as bl
     >>> solver = bl.SingleLevel(bl.KKT(bl.SOS1()), backend="scip")
-    >>> print(round(bl.solve(bl.instances.get("T16").problem, solver).leader_value, 5))
+    >>> print(
+    ...     round(bl.solve(bl.instances.get("T16").problem, solver).leader_value, 5)
+    ... )
     10.125
     """
 

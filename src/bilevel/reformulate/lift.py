@@ -88,7 +88,9 @@ def lift(
     >>> import cvxpy as cp, bilevel as bl
     >>> x, y = cp.Variable(name="x"), cp.Variable(name="y")
     >>> demand = y >= x
-    >>> follower = bl.Follower(cp.Minimize(0.5 * cp.square(y)), [demand], variables=[y])
+    >>> follower = bl.Follower(
+    ...     cp.Minimize(0.5 * cp.square(y)), [demand], variables=[y]
+    ... )
     >>> problem = bl.Problem(cp.Maximize(x), [x >= 0, x <= 1], followers=[follower])
     >>> exact = bl.lift(problem, demand, penalty="l1", weight=1.0)
     >>> for each in (problem, bl.lift(problem, demand), exact):

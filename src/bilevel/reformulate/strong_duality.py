@@ -56,7 +56,9 @@ class StrongDuality(AbstractReformulation):
     --------
     >>> import bilevel as bl
     >>> solver = bl.SingleLevel(bl.StrongDuality())
-    >>> print(round(bl.solve(bl.instances.get("T14").problem, solver).leader_value, 6))
+    >>> print(
+    ...     round(bl.solve(bl.instances.get("T14").problem, solver).leader_value, 6)
+    ... )
     10.0
     """
 

@@ -63,7 +63,10 @@ class WorstAnswer(AbstractReformulation):
     ...     cp.Minimize(-y), [y <= x, y <= 6 - x, z >= 0, z <= x], variables=[y, z]
     ... )
     >>> problem = bl.Problem(
-    ...     cp.Minimize(x / 2 - y - z), [x >= 0, x <= 4], [follower], stance="pessimistic"
+    ...     cp.Minimize(x / 2 - y - z),
+    ...     [x >= 0, x <= 4],
+    ...     [follower],
+    ...     stance="pessimistic",
     ... )
     >>> solver = bl.SingleLevel(bl.WorstAnswer())
     >>> print(round(bl.solve(problem, solver).leader_value, 6))

@@ -42,8 +42,12 @@ class BestResponses(AbstractSolver):
     >>> import bilevel as bl, cvxpy as cp
     >>> from bilevel.solvers.best_responses import BestResponses
     >>> y, z = cp.Variable(name="y"), cp.Variable(name="z")
-    >>> first = bl.Follower(cp.Minimize(cp.square(y - z / 2 - 1)), [], [y], name="first")
-    >>> second = bl.Follower(cp.Minimize(cp.square(z - y / 2)), [], [z], name="second")
+    >>> first = bl.Follower(
+    ...     cp.Minimize(cp.square(y - z / 2 - 1)), [], [y], name="first"
+    ... )
+    >>> second = bl.Follower(
+    ...     cp.Minimize(cp.square(z - y / 2)), [], [z], name="second"
+    ... )
     >>> game = bl.Problem(cp.Minimize(0), [], [first, second])
     >>> print(round(float(bl.solve(game, BestResponses())[y]), 5))
     1.33333

@@ -96,9 +96,13 @@ class OuterApproximation(AbstractSolver):
     >>> import cvxpy as cp, bilevel as bl
     >>> x, y = cp.Variable(2, integer=True, name="x"), cp.Variable(2, name="y")
     >>> effort = cp.sum_squares(y) / 2 - x @ y
-    >>> follower = bl.Follower(cp.Minimize(effort), [cp.sum(y) <= 3, y >= 0], variables=[y])
+    >>> follower = bl.Follower(
+    ...     cp.Minimize(effort), [cp.sum(y) <= 3, y >= 0], variables=[y]
+    ... )
     >>> far = cp.sum_squares(y - 2) + cp.sum(x) / 2
-    >>> problem = bl.Problem(cp.Minimize(far), [x >= -3, x <= 5], followers=[follower])
+    >>> problem = bl.Problem(
+    ...     cp.Minimize(far), [x >= -3, x <= 5], followers=[follower]
+    ... )
     >>> solution = bl.solve(problem, bl.OuterApproximation())
     >>> print(solution.status.name, round(solution.leader_value, 4))
     OPTIMAL 2.5

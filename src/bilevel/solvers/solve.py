@@ -170,13 +170,21 @@ def solve(
     >>> import cvxpy as cp, bilevel as bl
     >>> price, demand = cp.Variable(name="price"), cp.Variable(name="demand")
     >>> buyer = bl.Follower(
-    ...     cp.Maximize(10 * demand - demand**2 - price * demand), [demand >= 0], variables=[demand]
+    ...     cp.Maximize(10 * demand - demand**2 - price * demand),
+    ...     [demand >= 0],
+    ...     variables=[demand],
     ... )
     >>> problem = bl.Problem(
-    ...     cp.Maximize((price - 1) * demand), [price >= 1, price <= 10], followers=[buyer]
+    ...     cp.Maximize((price - 1) * demand),
+    ...     [price >= 1, price <= 10],
+    ...     followers=[buyer],
     ... )
     >>> solution = bl.solve(problem)
-    >>> print(solution.status.name, round(solution.leader_value, 4), solution.certificate.accepted)
+    >>> print(
+    ...     solution.status.name,
+    ...     round(solution.leader_value, 4),
+    ...     solution.certificate.accepted,
+    ... )
     OPTIMAL 10.125 True
     """
     if not isinstance(problem, AbstractProblem):

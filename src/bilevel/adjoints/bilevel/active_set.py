@@ -46,7 +46,7 @@ class ActiveSet:
             value = c.follower_rows(k, w, theta).numpy()
             jacobian = jacrev(lambda p, k=k: c.follower_rows(k, p, theta))(w).numpy()
             equality = c.followers[k].equality[rows.numpy()]
-            J = np.flatnonzero(equality | (value > -self._room(jacobian)))
+            J = np.flatnonzero(equality | (value > -self._tolerances(jacobian)))
             lam, size = self._multipliers(k, J, jacobian[:, c.own[k]], equality)
             strength = lam * np.linalg.norm(jacobian[J][:, c.own[k]], axis=-1)
             strict = equality[J] | (strength > _FORCE * size)
@@ -58,14 +58,14 @@ class ActiveSet:
         jacobian = jacrev(lambda p: c.leader_rows(p, theta))(w).numpy()
         # Rows without a column that may move say nothing.
         moves = abs(jacobian[:, free]).sum(-1) > 0
-        tight = c.leader_equality | (value > -self._room(jacobian))
+        tight = c.leader_equality | (value > -self._tolerances(jacobian))
         leader = np.flatnonzero(tight & moves)
         return ActivePattern(free, tuple(active), tuple(kinked), leader), torch.cat(parts)
 
     def sort_out(
         self, pattern: ActivePattern, u: Tensor
     ) -> tuple[ActivePattern, Tensor, list[str], list[str]]:
-        """Release what is active without force; say what has a multiplier of the wrong sign."""
+        """Release what is weakly active; say what has a multiplier of the wrong sign."""
         weak: list[str] = []
         wrong: list[str] = []
         for _ in range(3):
@@ -75,7 +75,7 @@ class ActiveSet:
             wrong = found
             if changed is pattern:
                 break
-            weak.append("a constraint is active without force, or a kink is passed")
+            weak.append("a constraint is weakly active, or a kink is passed")
             u = self._carry(u, pattern, changed)
             pattern = changed
         return pattern, u, weak, wrong
@@ -112,7 +112,7 @@ class ActiveSet:
         found += list(abs(mu[places["leader"]][forced]))
         return float(min(found)) / self._size
 
-    def _room(self, jacobian: Array) -> Array:
+    def _tolerances(self, jacobian: Array) -> Array:
         size = 1.0 + float(self._w.abs().max()) if len(self._w) else 1.0
         return _TIGHT * size * np.maximum(np.linalg.norm(jacobian, axis=-1), 1e-9)
 

@@ -6,7 +6,7 @@ With the follower's conditions ``C = (grad_y (f + lam'g), g_J, lam_B)`` and the 
     L(w, lam, mu; theta) = F(w; theta) + mu' (C, G_A)(w, lam; theta),
 
 where ``J`` are the follower's active rows and ``B`` those that are active with multiplier zero: the
-leader's optimum often lies where the follower's answer has a kink, and stays there.
+leader's optimum often lies where the follower's response has a kink, and stays there.
 """
 
 from __future__ import annotations

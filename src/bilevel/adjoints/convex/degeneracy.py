@@ -1,7 +1,7 @@
-"""Degeneracy that is none: auxiliary columns with room, and dependent rows that nobody asks for.
+"""Degeneracy that is none: auxiliary columns that may move, and dependent rows nobody asks for.
 
 CVXPY writes a norm as a column above it. Where the norm is not at its limit, that column may take
-many values, and rows that meet it may be active without force; the user's variables do not notice.
+many values, and rows that meet it may be weakly active; the user's variables do not notice.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bilevel.problem.functions import Array
 
 _RANK = 1e-10
 _MOVES = 1e-7
-_ROOM = 1e-6
+_DESCENT = 1e-6
 
 
 def is_slack(
@@ -27,7 +27,8 @@ def is_slack(
     H, A
         The matrices of a quadratic program, ``P = H + H'``.
     active, weak
-        Its rows that are active with and without force, shape ``(m,)``.
+        Its rows with a positive multiplier (and equations), and those that are weakly active,
+        shape ``(m,)``.
     named
         Which columns are the user's, shape ``(n,)``.
     with_multipliers
@@ -63,7 +64,7 @@ def can_relax(rows: Array) -> bool:
     cost = np.append(np.zeros(count), -1.0)
     matrix = np.column_stack([rows, np.ones(len(rows))])
     found = linprog(cost, matrix, np.zeros(len(rows)), bounds=[(-1, 1)] * (count + 1))
-    return bool(found.status == 0 and -found.fun > _ROOM)
+    return bool(found.status == 0 and -found.fun > _DESCENT)
 
 
 def margin_without(

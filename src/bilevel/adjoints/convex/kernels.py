@@ -80,7 +80,7 @@ def finish(
 def judge(
     H: Any, q: Any, A: Any, b: Any, y: Any, z: Any, equalities: int, tolerance: float
 ) -> tuple[Any, Any, Any, Any]:
-    """Return residuals, active rows, rows active without force, and margins of a batch.
+    """Return residuals, active rows, weakly active rows, and margins of a batch.
 
     A residual is the largest of the gradient of the Lagrangian relative to its parts, the violation
     of rows of unit norm, negative multipliers, and the smaller of slack and multiplier.

@@ -72,7 +72,9 @@ class Implicit(AbstractSmoothAdjoint):
     ...     F=lambda x, y: (y - 1) ** 2, f=lambda x, y: (x.exp() * y - 2) ** 2
     ... )
     >>> x = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)
-    >>> y = adjoints.Implicit().attach(problem, x, torch.tensor(2.0, dtype=torch.float64))
+    >>> y = adjoints.Implicit().attach(
+    ...     problem, x, torch.tensor(2.0, dtype=torch.float64)
+    ... )
     >>> problem.F(x, y).backward()
     >>> print(x.grad.item())
     -4.0

@@ -20,7 +20,9 @@ def is_definite(A: Tensor) -> Tensor:
     --------
     >>> import torch
     >>> from bilevel.adjoints.smooth.inertia import is_definite
-    >>> is_definite(torch.tensor([[[1e-9, 0.0], [0.0, 1e9]], [[1.0, 1.0], [1.0, 1.0]]])).tolist()
+    >>> is_definite(
+    ...     torch.tensor([[[1e-9, 0.0], [0.0, 1e9]], [[1.0, 1.0], [1.0, 1.0]]])
+    ... ).tolist()
     [True, False]
     """
     d = A.diagonal(dim1=-2, dim2=-1)

@@ -126,7 +126,9 @@ def minres(
     >>> import torch
     >>> from bilevel.adjoints.smooth.krylov import minres
     >>> A = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
-    >>> found = minres(lambda v: v @ A, torch.tensor([[1.0, 2.0]], dtype=torch.float64))
+    >>> found = minres(
+    ...     lambda v: v @ A, torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    ... )
     >>> print(found.x.round(decimals=9).tolist())
     [[2.0, 1.0]]
     """

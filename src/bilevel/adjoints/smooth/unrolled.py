@@ -1,4 +1,4 @@
-"""Derivatives of a follower's answer through the steps that lead to it."""
+"""Derivatives of a follower's response through the steps that lead to it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ class Unrolled(AbstractSmoothAdjoint):
     >>> from bilevel import adjoints
     >>> problem = bl.SmoothProblem(F=lambda x, y: y, f=lambda x, y: (y - x) ** 2)
     >>> x = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
-    >>> y = adjoints.Unrolled(steps=3, step_size=0.25).attach(problem, x, x.detach())
+    >>> y = adjoints.Unrolled(steps=3, step_size=0.25).attach(
+    ...     problem, x, x.detach()
+    ... )
     >>> y.backward()
     >>> print(x.grad.item())
     0.875

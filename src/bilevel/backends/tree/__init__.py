@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from bilevel.problem.functions import Array
 from bilevel.program import Feature, Limits, Program, RawAnswer, Termination
 
 __all__ = ["Tree"]
+
+Opener = Callable[[Compact], AbstractSession]
 
 # Up to this many columns and rows a dense active set is used: a sparse simplex has more to set up
 # for every solve.
@@ -52,7 +54,7 @@ class Tree(AbstractBackend):
             raise BackendError(f"The tree's options are {names}: {error}") from error
         compact = Compact(program)
         session = _session(compact)
-        points = partial(_open, "points", compact)
+        points = partial(_points, compact)
         raw = Search(program, compact, session, points, limits, settings).run(start)
         if raw.v is None or compact.P.nnz:
             return raw
@@ -69,7 +71,7 @@ class _Careful(AbstractSession):
         self._compact = compact
         self._first = first
         self._is_curved = compact.P.nnz > 0
-        self._others: dict[str, AbstractSession] = {}
+        self._others: dict[Opener, AbstractSession] = {}
         self._asked = self._doubts = 0
 
     def solve(
@@ -85,7 +87,7 @@ class _Careful(AbstractSession):
             return answer
         self._doubts += warm is not _UNBOUNDED
         limit = np.inf if self._is_curved else cutoff
-        second = self._other("highs").solve(low, high, None, limit)
+        second = self._other(_on_highs).solve(low, high, None, limit)
         if second.termination is Termination.UNBOUNDED:
             return replace(second, warm=_UNBOUNDED)
         if self._is_curved and second.termination is not Termination.INFEASIBLE:
@@ -100,22 +102,22 @@ class _Careful(AbstractSession):
         ray = self._ray(low, high)
         if ray is not None:
             return NodeAnswer(Termination.UNBOUNDED, ray=ray)
-        answer = self._other("clarabel").solve(low, high)
+        answer = self._other(_on_clarabel).solve(low, high)
         if answer.termination is Termination.UNBOUNDED:
             return NodeAnswer(Termination.NUMERICAL)
         return replace(answer, warm=None)
 
     def _ray(self, low: Array, high: Array) -> Array | None:
         """Return a direction without end or curvature in which the objective falls, if any."""
-        steepest = self._other("rays").solve(*self._compact.directions(low, high))
+        steepest = self._other(_rays).solve(*self._compact.directions(low, high))
         if steepest.entries is None or steepest.value > -_STEEP * abs(self._compact.c).max():
             return None
         return steepest.entries[: len(low)]
 
-    def _other(self, vendor: str) -> AbstractSession:
-        if vendor not in self._others:
-            self._others[vendor] = _open(vendor, self._compact)
-        return self._others[vendor]
+    def _other(self, opened: Opener) -> AbstractSession:
+        if opened not in self._others:
+            self._others[opened] = opened(self._compact)
+        return self._others[opened]
 
 
 def _vertex(program: Program, compact: Compact, v: Array) -> Array:
@@ -128,7 +130,7 @@ def _vertex(program: Program, compact: Compact, v: Array) -> Array:
         high[entry] = min(high[entry], most)
     if np.any(low > high):
         return v
-    again = _open("highs", compact).solve(low, high)
+    again = _on_highs(compact).solve(low, high)
     if again.entries is None:
         return v
     clean = compact.expand(again.entries)
@@ -138,18 +140,38 @@ def _vertex(program: Program, compact: Compact, v: Array) -> Array:
 
 def _session(compact: Compact) -> AbstractSession:
     if compact.P.nnz and len(compact.low) > _DENSE:
-        return _open("clarabel", compact)
+        return _on_clarabel(compact)
     if not compact.P.nnz and len(compact.low) > _SMALL:
-        return _open("highs", compact)
-    return _Careful(compact, _open("daqp", compact))
+        return _on_highs(compact)
+    return _Careful(compact, _on_daqp(compact))
 
 
-def _open(vendor: str, compact: Compact) -> AbstractSession:
-    if vendor == "points":
-        vendor = "highs"
-        compact = compact.without_cost()
-    if vendor == "rays":
-        vendor = "highs"
-        compact = compact.recession()
-    module = import_module(f"bilevel.backends.tree.{vendor}_session")
-    return module.SESSION(compact)
+# Each vendor's package is imported when a session of it is first opened.
+
+
+def _on_highs(compact: Compact) -> AbstractSession:
+    from bilevel.backends.tree.highs_session import HiGHSSession
+
+    return HiGHSSession(compact)
+
+
+def _on_daqp(compact: Compact) -> AbstractSession:
+    from bilevel.backends.tree.daqp_session import DAQPSession
+
+    return DAQPSession(compact)
+
+
+def _on_clarabel(compact: Compact) -> AbstractSession:
+    from bilevel.backends.tree.clarabel_session import ClarabelSession
+
+    return ClarabelSession(compact)
+
+
+def _points(compact: Compact) -> AbstractSession:
+    """Open a session that only asks for feasible points."""
+    return _on_highs(compact.without_cost())
+
+
+def _rays(compact: Compact) -> AbstractSession:
+    """Open a session that looks for directions without end."""
+    return _on_highs(compact.recession())

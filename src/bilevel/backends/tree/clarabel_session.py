@@ -56,6 +56,3 @@ class ClarabelSession(AbstractSession):
         if raw.v is None or raw.termination is not Termination.OPTIMAL:
             return NodeAnswer(raw.termination)
         return NodeAnswer(raw.termination, np.concatenate([raw.v, compact.A @ raw.v]), raw.bound)
-
-
-SESSION = ClarabelSession

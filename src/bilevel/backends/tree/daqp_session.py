@@ -120,6 +120,3 @@ def _balance(size: Array, axis: int) -> Array:
     smallest = np.where(size > 0, size, np.inf).min(axis=axis, initial=np.inf)
     middle = np.sqrt(np.where(largest > 0, largest * np.where(largest > 0, smallest, 1.0), 1.0))
     return np.exp2(-np.round(np.log2(middle)))
-
-
-SESSION = DAQPSession

@@ -7,10 +7,10 @@ from typing import Any
 import highspy
 import numpy as np
 
-from bilevel.backends.highs import _Quiet
+from bilevel.backends.highs import QuietHighs, highs_model
 from bilevel.backends.tree.compact import Compact
 from bilevel.backends.tree.session import AbstractSession, NodeAnswer
-from bilevel.problem.functions import Array
+from bilevel.problem.functions import Array, Objective
 from bilevel.program import Termination
 
 _STATUS = {
@@ -37,11 +37,16 @@ class HiGHSSession(AbstractSession):
         self._A = compact.A
         self._low = compact.low
         self._high = compact.high
-        self._solver: Any = _Quiet()
+        self._solver: Any = QuietHighs()
         for name, value in _OPTIONS:
             self._solver.setOptionValue(name, value)
         self._set_tolerance(_TIGHT)
-        self._solver.passModel(_model(compact))
+        n = compact.count
+        c = np.zeros(n) if compact.P.nnz else compact.c
+        objective = Objective(compact.P, c, compact.constant)
+        columns = (compact.low[:n], compact.high[:n])
+        rows = (compact.low[n:], compact.high[n:])
+        self._solver.passModel(highs_model(objective, compact.A, columns, rows))
         self._warm: Any = None
 
     def solve(
@@ -104,28 +109,3 @@ class HiGHSSession(AbstractSession):
     def _run(self) -> Termination:
         self._solver.run()
         return _STATUS.get(self._solver.getModelStatus(), Termination.NUMERICAL)
-
-
-def _model(compact: Compact) -> Any:
-    model = highspy.HighsModel()
-    lp = model.lp_
-    A = compact.A
-    n = compact.count
-    lp.num_row_ = len(compact.low) - n
-    lp.num_col_ = n
-    lp.col_cost_ = compact.c if not compact.P.nnz else np.zeros(n)
-    lp.offset_ = compact.constant
-    lp.col_lower_ = compact.low[:n]
-    lp.col_upper_ = compact.high[:n]
-    lp.row_lower_ = compact.low[n:]
-    lp.row_upper_ = compact.high[n:]
-    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    lp.a_matrix_.num_row_ = lp.num_row_
-    lp.a_matrix_.num_col_ = lp.num_col_
-    lp.a_matrix_.start_ = A.indptr.astype(np.int32)
-    lp.a_matrix_.index_ = A.indices.astype(np.int32)
-    lp.a_matrix_.value_ = np.asarray(A.data, float)
-    return model
-
-
-SESSION = HiGHSSession

@@ -12,17 +12,49 @@ from bilevel.backends.tree.compact import Compact
 from bilevel.backends.tree.disjunctions import Change, Disjunctions
 from bilevel.backends.tree.node import Node, Settings, gain
 from bilevel.backends.tree.pseudocosts import score
-from bilevel.backends.tree.reporter import Reporter
 from bilevel.backends.tree.session import AbstractSession, NodeAnswer
 from bilevel.backends.tree.state import SearchState
 from bilevel.problem.functions import Array
-from bilevel.program import Limits, Program, RawAnswer, Termination
+from bilevel.program import Limits, Program, Progress, RawAnswer, Termination
 
 _STOPPED = (Termination.LIMIT, Termination.INTERRUPTED)
 # Disjunctions are probed at the root again after so many times as many nodes.
 _PROBE_AGAIN = 8
 # Seconds a first answer is expected to cost; small problems are over before it pays.
 _FIRST_ANSWER = 0.004
+# Seconds between two reports, unless there is a better point.
+_SILENCE = 0.1
+
+
+class Reporter:
+    """Calls ``progress`` at most every 0.1 s, or at once for a better point.
+
+    Parameters
+    ----------
+    progress
+        Called with ``Progress``; returning ``True`` stops the search.
+    """
+
+    def __init__(self, progress: Callable[[Progress], bool | None] | None) -> None:
+        self._progress = progress
+        self._last = -np.inf
+
+    def __call__(
+        self, state: SearchState, current: Node | None, seconds: float, at_once: bool
+    ) -> bool:
+        """Tell, if it is time, and return whether to stop."""
+        if self._progress is None or (not at_once and seconds - self._last < _SILENCE):
+            return False
+        self._last = seconds
+        value = state.value
+        bound = state.bound(current)
+        moment = Progress(
+            seconds,
+            value if np.isfinite(value) else None,
+            bound if np.isfinite(bound) else None,
+            state.count,
+        )
+        return bool(self._progress(moment))
 
 
 class Search:

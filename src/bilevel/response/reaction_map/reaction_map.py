@@ -106,7 +106,10 @@ class ReactionMap:
     --------
     >>> import bilevel as bl
     >>> reaction = bl.reaction(bl.instances.get("T2").problem)
-    >>> print(len(reaction), [kink.corners.ravel().tolist() for kink in reaction.kinks])
+    >>> print(
+    ...     len(reaction),
+    ...     [kink.corners.ravel().tolist() for kink in reaction.kinks],
+    ... )
     3 [[-1.0], [1.0]]
     >>> print(reaction([0.25]))
     [0.25]

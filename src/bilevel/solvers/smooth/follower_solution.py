@@ -89,7 +89,7 @@ def second_order(st: Stationarity, w: Tensor, matrix: Tensor) -> Tensor:
     """Return where the follower's second-order condition holds, shape ``(B,)``.
 
     The second derivative is positive definite on what equations, and active rows with a positive
-    multiplier, leave: rows without force do not help.
+    multiplier, leave: weakly active rows do not help.
 
     Parameters
     ----------

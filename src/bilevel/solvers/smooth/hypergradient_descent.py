@@ -129,9 +129,16 @@ class HypergradientDescent(AbstractIterativeSolver[DescentState]):
     Examples
     --------
     >>> import bilevel as bl, torch
-    >>> problem = bl.SmoothProblem(lambda x, y: (y - 1) ** 2, lambda x, y: (y - 2 * x) ** 2)
-    >>> start = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    >>> solver = bl.HypergradientDescent(optimizer=lambda x: torch.optim.SGD(x, lr=0.1))
+    >>> problem = bl.SmoothProblem(
+    ...     lambda x, y: (y - 1) ** 2, lambda x, y: (y - 2 * x) ** 2
+    ... )
+    >>> start = (
+    ...     torch.zeros((), dtype=torch.float64),
+    ...     torch.zeros((), dtype=torch.float64),
+    ... )
+    >>> solver = bl.HypergradientDescent(
+    ...     optimizer=lambda x: torch.optim.SGD(x, lr=0.1)
+    ... )
     >>> solution = bl.solve(problem, solver, start=start)
     >>> print(solution.status.name, round(solution.x.item(), 6))
     STATIONARY 0.5

@@ -63,7 +63,11 @@ class AbstractIterativeSolver(AbstractSmoothSolver, Generic[State]):
     --------
     >>> from dataclasses import dataclass
     >>> import bilevel as bl, torch
-    >>> from bilevel.solvers.smooth import AbstractIterativeSolver, SearchReport, Task
+    >>> from bilevel.solvers.smooth import (
+    ...     AbstractIterativeSolver,
+    ...     SearchReport,
+    ...     Task,
+    ... )
     >>> @dataclass(frozen=True)
     ... class Halving(AbstractIterativeSolver):
     ...     step_limit: int = 60

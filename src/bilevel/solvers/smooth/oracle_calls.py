@@ -33,9 +33,14 @@ class Tally:
     --------
     >>> import bilevel as bl, torch
     >>> from bilevel.solvers.smooth.oracle_calls import Tally
-    >>> problem, tally = bl.SmoothProblem(lambda x, y: x * y, lambda x, y: x * y**2), Tally()
+    >>> problem, tally = (
+    ...     bl.SmoothProblem(lambda x, y: x * y, lambda x, y: x * y**2),
+    ...     Tally(),
+    ... )
     >>> x, y = torch.tensor([2.0, 3.0], requires_grad=True)
-    >>> (g,) = torch.autograd.grad(tally.watch(problem).f(x, y), y, create_graph=True)
+    >>> (g,) = torch.autograd.grad(
+    ...     tally.watch(problem).f(x, y), y, create_graph=True
+    ... )
     >>> (product,) = torch.autograd.grad(g, x)
     >>> print(product.item(), tally.gradients, tally.products)
     6.0 1.0 1.0

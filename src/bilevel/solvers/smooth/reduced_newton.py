@@ -166,7 +166,9 @@ class ReducedNewton(AbstractIterativeSolver[NewtonState]):
     --------
     >>> import bilevel as bl, torch
     >>> problem = bl.SmoothProblem(
-    ...     F=lambda x, y: (x - 3) ** 2 + y**2, f=lambda x, y: (y - x) ** 2, G=lambda x, y: x - 1
+    ...     F=lambda x, y: (x - 3) ** 2 + y**2,
+    ...     f=lambda x, y: (y - x) ** 2,
+    ...     G=lambda x, y: x - 1,
     ... )
     >>> start = (torch.tensor(0.0, dtype=torch.float64),) * 2
     >>> solution = bl.solve(problem, bl.ReducedNewton(), start=start)

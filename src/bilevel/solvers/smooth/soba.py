@@ -209,7 +209,10 @@ class SOBA(AbstractIterativeSolver[SOBAState]):
     ...     F=lambda x, y: (y - 1) ** 2,
     ...     f=bl.SampleMean(lambda x, y, A: ((y - x * A) ** 2).mean(), A),
     ... )
-    >>> start = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    >>> start = (
+    ...     torch.zeros((), dtype=torch.float64),
+    ...     torch.zeros((), dtype=torch.float64),
+    ... )
     >>> sgd = lambda x: torch.optim.SGD(x, lr=0.01)
     >>> solver = bl.SOBA(sgd, batch_size=2, max_steps=400, variance_reduction=True)
     >>> solution = bl.solve(problem, solver, start=start)

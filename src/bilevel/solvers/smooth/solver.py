@@ -55,7 +55,9 @@ class SearchReport:
     Examples
     --------
     >>> from bilevel.solvers.smooth.solver import SearchReport
-    >>> report = SearchReport(method="mine", norm=1e-9, atol=1e-6, steps=3, seconds=0.1)
+    >>> report = SearchReport(
+    ...     method="mine", norm=1e-9, atol=1e-6, steps=3, seconds=0.1
+    ... )
     >>> print(report.follower_is_minimum, report.tally.gradients)
     None 0
     """
