@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import bilevel
+from bilevel.backends import registry
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
@@ -25,9 +26,7 @@ MODULES = sorted(
 
 # The optional package without which a page's or a module's examples cannot run.
 NEEDS = {
-    "bilevel.backends.gurobi": "gurobipy",
-    "bilevel.backends.moreau": "moreau",
-    "bilevel.backends.proxsuite": "proxsuite",
+    **{entry.module: entry.package for entry in registry._ENTRIES.values()},
     "bilevel.applications.strain_design": "cobra",
     "bilevel.plots.figures": "matplotlib",
     "bilevel.plots.fits": "matplotlib",

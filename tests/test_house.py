@@ -130,6 +130,65 @@ def test_what_is_called_squeezed(code, lines):
     assert squeezed(ast.parse(code)) == lines
 
 
+def adjoints():
+    """Return the names of the adjoints: the final classes under the abstract ones."""
+    folder = [file for file in FILES if Path(file).parts[0] == "adjoints"]
+    classes = [
+        node for file in folder for node in ast.walk(parse(file)) if isinstance(node, ast.ClassDef)
+    ]
+    return {
+        node.name
+        for node in classes
+        if any(re.fullmatch(r"Abstract\w*Adjoint", ast.unparse(base)) for base in node.bases)
+        and not node.name.startswith("Abstract")
+    }
+
+
+def asked_by_class(tree, names):
+    """Return the lines that ask whether an object is of one of the adjoints' classes."""
+    # The reformulation KKT bears an adjoint's name: only what is imported from there counts.
+    imported = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bilevel.adjoints")
+        for alias in node.names
+        if alias.name in names
+    } | {f"adjoints.{name}" for name in names}
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("isinstance", "issubclass")
+        and any(
+            ast.unparse(part) in imported
+            for part in ast.walk(node.args[1])
+            if isinstance(part, (ast.Name, ast.Attribute))
+        )
+    ]
+
+
+def test_no_adjoint_is_known_by_its_class():
+    assert adjoints() >= {"KKT", "Cone", "Implicit", "Unrolled"}
+    found = [f"{file}:{line}" for file in FILES for line in asked_by_class(parse(file), adjoints())]
+    assert not found, "an adjoint of one's own must do as well: put it into the contract"
+
+
+@pytest.mark.parametrize(
+    ("code", "lines"),
+    [
+        ("from bilevel.adjoints import KKT\nisinstance(a, KKT)", [2]),
+        ("from bilevel.adjoints import KKT, Cone\nisinstance(a, (Cone, KKT))", [2]),
+        ("from bilevel.adjoints.convex.cone import Cone as C\nisinstance(a, C | None)", [2]),
+        ("from bilevel import adjoints\nisinstance(a, adjoints.Cone)", [2]),
+        ("from bilevel.reformulate import KKT\nisinstance(r, KKT)", []),
+        ("from bilevel.adjoints import AbstractAdjoint\nisinstance(a, AbstractAdjoint)", []),
+        ("from bilevel.adjoints import KKT\nKKT()", []),
+    ],
+)
+def test_what_is_called_asking_by_class(code, lines):
+    assert asked_by_class(ast.parse(code), {"KKT", "Cone"}) == lines
+
+
 def test_the_formatter_is_not_told_to_look_away():
     assert not written(re.compile(r"fmt:\s*(skip|off)")), "let ruff format it"
 

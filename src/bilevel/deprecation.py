@@ -6,6 +6,7 @@ import functools
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from enum import Enum
 from typing import Any, TypeVar
 
 _Target = TypeVar("_Target", bound=Callable[..., Any])
@@ -127,22 +128,26 @@ def renamed_attribute(module: str, name: str, old_to_new: Mapping[str, str]) -> 
     return getattr(sys.modules[module], old_to_new[name])
 
 
-class RenamedMember:
-    """An old name of an enumeration's member, in the body of the enumeration.
+class Renamed:
+    """An old name of a member or field, in the body of an enumeration or class.
 
     Parameters
     ----------
     new
-        What the member is called now.
+        What it is called now.
+
+    Notes
+    -----
+    Unlike ``renamed_fields`` it leaves the constructor alone.
 
     Examples
     --------
     >>> import warnings
     >>> from enum import Enum
-    >>> from bilevel.deprecation import RenamedMember
+    >>> from bilevel.deprecation import Renamed
     >>> class Colour(Enum):
     ...     GREEN = 1
-    ...     LIME = RenamedMember("GREEN")
+    ...     LIME = Renamed("GREEN")
     >>> with warnings.catch_warnings(record=True) as seen:
     ...     warnings.simplefilter("always")
     ...     print(Colour.LIME, len(Colour), len(seen))
@@ -157,8 +162,10 @@ class RenamedMember:
         self._old = name
 
     def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None and not issubclass(owner, Enum):
+            return self
         _warn(f"{owner.__name__}.{self._old}", self._new)
-        return getattr(owner, self._new)
+        return getattr(owner if instance is None else instance, self._new)
 
 
 def _reader(owner: str, old: str, new: str) -> Callable[[Any], Any]:

@@ -138,7 +138,7 @@ class Program:
             flags |= Feature.CONVEX_QUADRATIC if convex else Feature.NONCONVEX_QUADRATIC
             if self.integer.any():
                 flags |= Feature.INTEGER_QUADRATIC
-        if len(self.rows.products):
+        if self.rows.products.row.size:
             flags |= Feature.PRODUCT_ROWS
         for cone in self.cones:
             flags |= _CONES[cone.kind]

@@ -10,7 +10,7 @@ from typing import Any
 import cvxpy as cp
 import numpy as np
 
-from bilevel.deprecation import renamed_fields
+from bilevel.deprecation import Renamed
 from bilevel.errors import UnknownVariable
 from bilevel.problem.evaluate import evaluate
 from bilevel.problem.follower import Derived
@@ -169,7 +169,6 @@ class Certificate:
         return plain
 
 
-@renamed_fields(rest="resume")
 @dataclass(frozen=True)
 class Stats:
     """How an answer was found.
@@ -215,6 +214,7 @@ class Stats:
     gradients: float = 0.0
     products: float = 0.0
     resume: Resume | None = field(default=None, repr=False, compare=False)
+    rest = Renamed("resume")
 
 
 @dataclass(frozen=True, repr=False)

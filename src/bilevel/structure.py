@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum, Flag, auto
 
-from bilevel.deprecation import RenamedMember
+from bilevel.deprecation import Renamed
 
 
 class Stance(Enum):
@@ -49,7 +49,7 @@ class Structure(Flag):
     SEVERAL_FOLLOWERS = auto()
     NASH = auto()
     FOLLOWER_CONIC = auto()
-    PRICES = RenamedMember("DUAL_VARIABLES")
+    PRICES = Renamed("DUAL_VARIABLES")
 
     def sentences(self) -> tuple[str, ...]:
         """Return one sentence per flag that is set, for people to read."""

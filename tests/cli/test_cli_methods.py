@@ -70,3 +70,38 @@ def test_a_missing_backend_has_its_install_line(bilevel, monkeypatch):
     assert done.code == 0
     assert "pip install pyscipopt" in done.out
     assert verdicts(done.out)["kkt-sos1"] == "refuses"
+
+
+def test_json_holds_the_table(bilevel):
+    content = bilevel("methods", "--json").json
+    assert [row["name"] for row in content["methods"]] == [method.name for method in METHODS]
+    (bigm,) = (row for row in content["methods"] if row["name"] == "kkt-bigm")
+    assert bigm["settings"] == ["multiplier", "slack"]
+    assert [row["name"] for row in content["backends"]] == list(backends.names())
+
+
+def test_json_holds_verdicts_and_choice(bilevel):
+    content = bilevel("methods", "T14", "--json").json
+    said = verdicts(bilevel("methods", "T14").out)
+    assert {row["name"]: row["accepts"] for row in content["methods"]} == {
+        name: verdict == "accepts" for name, verdict in said.items()
+    }
+    assert all(bool(row["why"]) != row["accepts"] for row in content["methods"])
+    choice = bl.Auto().choose(bl.instances.get("T14").problem)
+    assert content["auto"] == {"solver": str(choice.solver), "why": choice.reason}
+    assert content["structure"]
+
+
+def test_json_of_a_problem_that_nothing_accepts(bilevel):
+    done = bilevel("methods", "T8", "--stance", "pessimistic", "--json")
+    assert done.json["auto"]["solver"] is None
+    assert done.json["auto"]["why"]
+
+
+@pytest.mark.parametrize(
+    "option", [["--set", "a=1"], ["--stance", "optimistic"], ["--aux", "a.aux"]]
+)
+def test_what_belongs_to_a_problem_needs_one(bilevel, option):
+    done = bilevel("methods", *option)
+    assert (done.code, done.out) == (2, "")
+    assert option[0] in done.err

@@ -7,6 +7,8 @@ RAISES = "def half():\n    return 1 / 0\n\nhalf()\n"
 MALFORMED = "import bilevel as bl\nproblem = bl.Problem(None)\n"
 ENDS = "import sys\nsys.exit(4)\n"
 NEEDS = "def build(size):\n    return size\n"
+MISSPELT_NAME = "import bilevel as bl\nproblem = bl.Problm()\n"
+MISSPELT_KEY = "import bilevel as bl\nproblem = bl.Follower(None, [], variable=[])\n"
 NOTHING = "def build():\n    return None\n"
 SMOOTH = "import bilevel as bl\nproblem = bl.SmoothProblem(lambda x, y: x, lambda x, y: y)\n"
 LATE = "def build():\n    raise ValueError('no data')\n"
@@ -39,6 +41,8 @@ def test_a_problem_a_function_or_what_has_a_problem(bilevel, write, model, name)
         (RAISES, "x", ["line 2 (return 1 / 0)", "ZeroDivisionError: division by zero"]),
         (MALFORMED, "problem", ["line 2", "cvxpy.Minimize"]),
         (ENDS, "x", ["line 2", "exit code 4", "__main__"]),
+        (MISSPELT_NAME, "problem", ["line 2", "no attribute 'Problm'"]),
+        (MISSPELT_KEY, "problem", ["line 2", "unexpected keyword argument 'variable'"]),
         (NEEDS, "build", ["needs arguments"]),
         (NOTHING, "build", ["gives NoneType", "no bilevel.Problem"]),
         (SMOOTH, "problem", ["no bilevel.Problem", "start=(x, y)"]),

@@ -69,9 +69,9 @@ class HiGHS(AbstractBackend):
             yield from super().sweep(program, costs, limits)
             return
         solver = self._loaded(replace(program, objective=_no_cost(program)), limits)
-        every = np.arange(program.n, dtype=np.int32)
+        every = np.arange(program.lower.size, dtype=np.int32)
         for cost in costs:
-            solver.changeColsCost(program.n, every, cost)
+            solver.changeColsCost(every.size, every, cost)
             began = time.perf_counter()
             solver.run()
             yield _answer(solver, program, time.perf_counter() - began)

@@ -16,7 +16,7 @@ import numpy as np
 from bilevel.backends.backend import AbstractBackend
 from bilevel.backends.ipopt_expressions import cones, products, sparse, value
 from bilevel.errors import BackendError
-from bilevel.problem.functions import Array, Monomials, Rows
+from bilevel.problem.functions import NO_PRODUCTS, Array, Rows
 from bilevel.program import Feature, Limits, Program, Progress, RawAnswer, Termination
 
 _STATUS = {
@@ -106,7 +106,7 @@ class Model:
         self._rows = Rows.stack(program.rows, relaxed) if len(relaxed) else program.rows
         used = np.diff(self._rows.A.indptr) > 0
         used[self._rows.products.row] = True
-        free = replace(self._rows, products=Monomials.empty())
+        free = replace(self._rows, products=NO_PRODUCTS)
         violated = free.violation(np.zeros(program.n)) > 1e-9
         self._impossible = bool((violated & ~used).any() or (program.lower > program.upper).any())
         self._kept = np.flatnonzero(used)

@@ -52,7 +52,7 @@ class SCIP(AbstractBackend):
         # A pair (lam, slack) that is only nearly complementary costs the follower lam * slack, so
         # SCIP's default of 1e-6 would show up in the certificate. With products SCIP tightens it
         # further, beyond what its LP solver can do; where that fails, the default is tried.
-        tight = 1e-7 if len(program.rows.products) else 1e-9
+        tight = 1e-7 if program.rows.products.row.size else 1e-9
         first = _attempt(program, limits, start, tight)
         is_doubtful = first.termination is Termination.OPTIMAL and _is_large(program)
         if first.raw_status != _LP_ERROR and not is_doubtful:

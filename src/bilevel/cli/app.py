@@ -12,9 +12,18 @@ import typer
 
 import bilevel as bl
 from bilevel.cli import startup
+from bilevel.cli.assignments import assignments, set_parameters
 from bilevel.cli.failures import Exit, guarded, own_stdout
 from bilevel.cli.progress import watching
-from bilevel.cli.report import save, say, say_json, say_methods, say_solution
+from bilevel.cli.report import (
+    methods_dict,
+    save,
+    say,
+    say_json,
+    say_methods,
+    say_reaction,
+    say_solution,
+)
 from bilevel.cli.target import load
 from bilevel.errors import ProblemError
 from bilevel.structure import Stance
@@ -41,6 +50,15 @@ Aux = Annotated[
 Chosen = Annotated[Stance | None, typer.Option(help="Instead of the problem's own stance.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Given = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A parameter's value instead of the file's: a number, numbers between commas or a "
+        "JSON list; repeatable.",
+    ),
+]
 Seconds = Annotated[float | None, typer.Option(help="Seconds; the best point so far is returned.")]
 
 
@@ -72,6 +90,7 @@ def _root(
 def solve(
     target: Target,
     aux: Aux = None,
+    given: Given = None,
     method: Annotated[
         str, typer.Option(help="A name that `bilevel methods` lists, with its settings.")
     ] = "auto",
@@ -98,7 +117,7 @@ def solve(
     if figure is not None:
         _check_figure(figure)
     with _prints_elsewhere(as_json):
-        problem = _load(target, stance, aux)
+        problem = _load(target, stance, aux, given)
         with watching(live=not (as_json or quiet)) as watch:
             solution = bl.solve(
                 problem,
@@ -128,6 +147,7 @@ def solve(
 def verify(
     target: Target,
     aux: Aux = None,
+    given: Given = None,
     point: Annotated[
         str | None,
         typer.Option(
@@ -136,18 +156,21 @@ def verify(
     ] = None,
     at: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="One value, a number or a JSON list; repeatable."),
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="One value: a number, numbers between commas or a JSON list; repeatable.",
+        ),
     ] = None,
     stance: Chosen = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> Exit:
     """Certify a point by solving the followers again."""
-    values = _read_point(point) | dict(_assignment(text) for text in at or ())
+    values = _read_point(point) | assignments(at, "--at")
     if not values:
         raise ProblemError("There is no point: give --point FILE.json, or --at NAME=VALUE.")
     with _prints_elsewhere(as_json):
-        certificate = bl.verify(_load(target, stance, aux), values)
+        certificate = bl.verify(_load(target, stance, aux, given), values)
     if as_json:
         say_json(certificate.to_dict())
     else:
@@ -163,19 +186,61 @@ def methods(
         str | None, typer.Argument(help="Show what accepts this problem, and what auto chooses.")
     ] = None,
     aux: Aux = None,
+    given: Given = None,
     stance: Chosen = None,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> Exit:
     """List the methods, or which accept a problem."""
-    say_methods(None if target is None else _load(target, stance, aux))
+    if target is None:
+        for option, value in (("--set", given), ("--aux", aux), ("--stance", stance)):
+            if value is not None:
+                raise ProblemError(f"{option} belongs to a problem: name a TARGET too.")
+    with _prints_elsewhere(as_json):
+        problem = None if target is None else _load(target, stance, aux, given)
+    if as_json:
+        say_json(methods_dict(problem))
+    else:
+        say_methods(problem)
     return Exit.DONE
 
 
-@app.command()
+@app.command(short_help="Print the followers' response to the leader's decision.")
+@guarded
+def reaction(
+    target: Target,
+    aux: Aux = None,
+    given: Given = None,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Seconds; the regions found so far are shown.")
+    ] = None,
+    as_json: Json = False,
+    figure: Annotated[
+        Path | None, typer.Option(help="Save responses and the leader's value, such as map.png.")
+    ] = None,
+    debug: Debug = False,
+) -> Exit:
+    """Print the followers' response as a function of the leader's decision."""
+    if figure is not None:
+        _check_figure(figure)
+    with _prints_elsewhere(as_json):
+        found = bl.reaction(_load(target, None, aux, given), time_limit=time_limit)
+    drawn = None if figure is None else bl.plots.reaction(found)
+    if as_json:
+        say_json(found.to_dict())
+    else:
+        say_reaction(found)
+    if figure is not None:
+        save(drawn, figure)
+    return Exit.DONE if found.is_complete else Exit.NO_POINT
+
+
+@app.command(short_help="Check the gradient by the problem's parameters.")
 @guarded
 def gradcheck(
     target: Target,
     aux: Aux = None,
+    given: Given = None,
     method: Annotated[
         str, typer.Option(help="A name that `bilevel methods` lists, with its settings.")
     ] = "auto",
@@ -190,7 +255,7 @@ def gradcheck(
     from bilevel.cli import methods as table
 
     with _prints_elsewhere(as_json):
-        problem = _load(target, None, aux)
+        problem = _load(target, None, aux, given)
         found = gradient.check(problem, table.parse(method, None), equilibrium, step, tolerance)
     if as_json:
         say_json(gradient.to_dict(found))
@@ -205,13 +270,14 @@ def convert(
     target: Target,
     output: Annotated[Path, typer.Argument(help="The MPS file to write: name.mps or name.mps.gz.")],
     aux: Aux = None,
+    given: Given = None,
     output_aux: Annotated[
         Path | None, typer.Option(help="Its companion; name.aux.txt if left out.")
     ] = None,
     debug: Debug = False,
 ) -> Exit:
     """Write a problem as an MPS file and its companion."""
-    problem = _load(target, None, aux)
+    problem = _load(target, None, aux, given)
     for path in bl.write(problem, output, output_aux):
         say(f"written            {path}")
     say(problem.summary())
@@ -239,8 +305,12 @@ def demo(
     return demonstration.run(knockouts, product, output, time_limit)
 
 
-def _load(target: str, stance: Stance | None, aux: Path | None) -> bl.Problem:
+def _load(
+    target: str, stance: Stance | None, aux: Path | None, given: list[str] | None
+) -> bl.Problem:
+    values = assignments(given, "--set")
     problem = load(target, aux)
+    set_parameters(problem, values)
     return problem if stance is None else problem.replace(stance=stance)
 
 
@@ -277,15 +347,3 @@ def _read_point(source: str | None) -> dict[str, Any]:
             f'The point {source!r} must be a JSON object of values by name, such as {{"x": 1.0}}.'
         )
     return found
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    name, equals, value = text.rpartition("=")
-    if not equals or not name:
-        raise ProblemError(f"--at takes NAME=VALUE, such as --at x=1.5, not {text!r}.")
-    try:
-        return name.strip(), json.loads(value)
-    except json.JSONDecodeError as error:
-        raise ProblemError(
-            f"The value in --at {text!r} must be a number or a JSON list such as [1, 2.5]."
-        ) from error

@@ -173,6 +173,19 @@ def refusals(solver: AbstractSolver, form: StandardForm) -> tuple[str, ...]:
     return (f"Backend {solver.backend!r} cannot take {missing.sentence()}.",) if missing else ()
 
 
+def table(form: StandardForm | None) -> list[dict[str, Any]]:
+    """Return the table's rows by the names of its columns, ready for JSON."""
+    if form is None:
+        names = ("name", "accepts", "needs", "claims")
+        general = [{name: getattr(m, name) for name in names} for m in METHODS]
+        return [
+            row | {"settings": list(m.settings)} for row, m in zip(general, METHODS, strict=True)
+        ]
+    return [
+        {"name": name, "accepts": accepts, "why": why or None} for name, accepts, why in rows(form)
+    ]
+
+
 def rows(form: StandardForm | None) -> Sequence[tuple[Any, ...]]:
     """Return the table's rows: methods in general, or the verdict of each on one problem."""
     if form is None:

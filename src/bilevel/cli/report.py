@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bilevel.problem.problem import Problem
+    from bilevel.response.reaction_map.reaction_map import ReactionMap
     from bilevel.solution import Solution
 
 _WIDTH_IN_FILES = 160
@@ -110,6 +111,24 @@ def save(figure: Any, path: Path) -> None:
     typer.echo(f"figure             {path}", err=True)
 
 
+def methods_dict(problem: Problem | None) -> dict[str, Any]:
+    """Return what ``say_methods`` prints, ready for JSON."""
+    from bilevel.cli import methods
+    from bilevel.solvers import Auto
+
+    form = None if problem is None else problem.compile()
+    found: dict[str, Any] = {"methods": methods.table(form)}
+    if form is not None:
+        found["structure"] = list(form.structure.sentences())
+        try:
+            choice = Auto().choose(form)
+            found["auto"] = {"solver": str(choice.solver), "why": choice.reason}
+        except UnsupportedProblem as error:
+            found["auto"] = {"solver": None, "why": str(error)}
+    found["backends"] = [{"name": name, "missing": missing} for name, missing in _backends()]
+    return found
+
+
 def say_methods(problem: Problem | None) -> None:
     """Print the table of methods; with a problem, what each says to it and what Auto chooses."""
     from bilevel.cli import methods
@@ -133,19 +152,29 @@ def say_methods(problem: Problem | None) -> None:
             say(f"auto chooses       {choice.solver}\nwhy                {choice.reason}")
         except UnsupportedProblem as error:
             say(f"auto chooses       nothing: {error}")
-    _say_backends()
+    for name, missing in _backends():
+        say(f"backend {name:<10} {'installed' if missing is None else f'missing: {missing}'}")
 
 
-def _say_backends() -> None:
+def _backends() -> list[tuple[str, str | None]]:
+    """Return each backend, and what to install where its package is missing."""
     from bilevel import backends
 
+    found: list[tuple[str, str | None]] = []
     for name in backends.names():
         try:
             backends.get(name)
-            verdict = "installed"
+            found.append((name, None))
         except BackendNotFound as error:
-            verdict = f"missing: {error}"
-        say(f"backend {name:<10} {verdict}")
+            found.append((name, str(error)))
+    return found
+
+
+def say_reaction(found: ReactionMap) -> None:
+    """Print a reaction map: its regions and the followers' response on each."""
+    for line in found.summary().splitlines()[:3]:
+        say(line)
+    _say_table(("region", "followers' response"), found.rows())
 
 
 def _say_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -125,7 +125,8 @@ def _places(said: _Companion, key: str, count: int, names: Sequence[str], what: 
                 )
         if number in found:
             raise said.source.error(
-                line, f"{key} lists {token!r} a second time (before in line {found[number]})."
+                line,
+                f"{key} lists {names[number]!r} a second time (before in line {found[number]}).",
             )
         found[number] = line
     return np.array(list(found), int)

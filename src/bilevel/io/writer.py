@@ -78,7 +78,7 @@ def _reasons(form: StandardForm) -> list[str]:
         )
     if not form.objective.is_linear:
         reasons.append("the leader's objective is not linear; write a linear one")
-    if len(form.rows.products):
+    if form.rows.products.row.size:
         name = form.rows.names[int(form.rows.products.row[0])]
         reasons.append(f"row {name} of the leader multiplies variables; write a linear one")
     if form.cones:
@@ -92,11 +92,11 @@ def _reasons(form: StandardForm) -> list[str]:
             "conditions, or leave them out"
         )
     for follower in form.followers:
-        if follower.objective.P.nnz or len(follower.objective.cubic):
+        if follower.objective.P.nnz or follower.objective.cubic.row.size:
             reasons.append(
                 f"the objective of follower {follower.name!r} is not linear; write a linear one"
             )
-        if len(follower.rows.products):
+        if follower.rows.products.row.size:
             name = follower.rows.names[int(follower.rows.products.row[0])]
             reasons.append(
                 f"row {name} of follower {follower.name!r} multiplies variables; write a linear one"

@@ -14,7 +14,7 @@ from bilevel.errors import BatchFailed
 from bilevel.layers.options import Options
 from bilevel.layers.result import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.problem.cones import Cone
-from bilevel.problem.functions import Array, Monomials, Objective, Rows
+from bilevel.problem.functions import NO_PRODUCTS, Array, Objective, Rows
 from bilevel.problem.parametric import ParametricProgram
 from bilevel.program import Limits, Program
 from bilevel.response.answer import continuous_program, solve_continuous
@@ -95,7 +95,7 @@ class ConicSolver:
             sp.csr_array(A[:linear]),
             b[:linear],
             np.arange(linear) < program.equalities,
-            Monomials.empty(),
+            NO_PRODUCTS,
             program.row_names[:linear],
         )
         cones = tuple(

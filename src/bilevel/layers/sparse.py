@@ -11,7 +11,7 @@ from bilevel.errors import BatchFailed
 from bilevel.layers.options import Options
 from bilevel.layers.result import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.problem.affine import AffineMatrix
-from bilevel.problem.functions import Array, Monomials, Objective, Rows
+from bilevel.problem.functions import NO_PRODUCTS, Array, Objective, Rows
 from bilevel.problem.parametric import ParametricProgram
 from bilevel.program import Limits
 from bilevel.response.answer import continuous_program, solve_continuous
@@ -100,7 +100,7 @@ class _One:
         """Find and polish an answer; return the status and a note."""
         if not all(np.isfinite(p).all() for p in (self.P.data, self.q, self.A.data, self.b)):
             return Status.FAILED, NOT_FINITE
-        rows = Rows(self.A, self.b, self.equality, Monomials.empty(), ("row",) * len(self.b))
+        rows = Rows(self.A, self.b, self.equality, NO_PRODUCTS, ("row",) * len(self.b))
         program = continuous_program(Objective(self.P, self.q), rows)
         limits = Limits(options=dict(options.vendor), verbose=options.verbose)
         raw, route = solve_continuous(program, options.backend or Purpose.CONVEX, limits)

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from bilevel.errors import UnsupportedProblem
 from bilevel.problem.affine import Affine, AffineMatrix, Terms
-from bilevel.problem.cones import Kind, symmetrizer
+from bilevel.problem.cones import Kind
 from bilevel.problem.curvature import Curvature, Side, split
 from bilevel.problem.empty_rows import drop_empty_rows
 from bilevel.problem.functions import Array
@@ -87,22 +87,8 @@ class _Assembly:
         self.leaves = leaves
         self.source = source
         self.tensors = level.tensors()
-        self.place = np.full(level.n, -1)
-        self.product = np.full(level.n, -1)
         starts = {leaf.plain.id: leaf.first for leaf in leaves.values()}
-        self.n = first
-        for i, start in level.plain_columns.items():
-            size = level.sizes[i]
-            if i not in starts:
-                starts[i] = self.n
-                self.n = self.n + size
-            self.place[start : start + size] = np.arange(starts[i], starts[i] + size)
-        entry = 0
-        for start, (p, _, _) in zip(level.product_columns, level.products, strict=True):
-            if start >= 0:
-                self.product[start : start + p.size] = np.arange(entry, entry + p.size)
-            entry += p.size
-        self.products = entry
+        self.place, self.n = level.places(starts, first)
 
     def program(self, who: str, inputs: tuple[Any, ...]) -> ParametricProgram:
         level = self.level
@@ -112,14 +98,12 @@ class _Assembly:
         maps = []
         cones = []
         start = sum(map(len, order))
-        for kind, rows in zip(level.cone_kinds, level.cone_rows, strict=True):
-            size = len(rows)
-            if kind is Kind.SEMIDEFINITE:
-                triangle = symmetrizer(round(np.sqrt(size)))
-                size = triangle.shape[0]
-                maps.append((rows, triangle))
-            else:
-                maps.append((rows, sp.eye_array(size, format="csr")))
+        for kind, rows, triangle in zip(
+            level.cone_kinds, level.cone_rows, level.triangles, strict=True
+        ):
+            map_ = sp.eye_array(len(rows), format="csr") if triangle is None else triangle
+            size = map_.shape[0]
+            maps.append((rows, map_))
             cones.append(ConeBlock(kind, start, start + size))
             start += size
         spread = _spread(order, maps, len(level.linear_rows), start)
@@ -181,18 +165,20 @@ class _Assembly:
     def _objective(self) -> tuple[tuple[Curvature, ...], Terms, Terms, Terms]:
         c = self.tensors["c"]
         square = self.tensors["P"]
-        weighted = self.product[c.row] >= 0
+        product = -2 - self.place[c.row]
+        weighted = product >= 0
         source = self.source[c.parameter]
-        weight = Terms(self.product[c.row], source, c.value).take(weighted)
+        weight = Terms(product, source, c.value).take(weighted)
         q = Terms(self.place[c.row], source, c.value).take(~weighted)
         constant = self.tensors["constant"]
         r = Terms(constant.row, self.source[constant.parameter], constant.value)
         H = self._square(square)
-        if not self.products:
+        products = len(self.level.sides[0])
+        if not products:
             return (), H, q, r
         left = self._side(0)
         right = self._side(1)
-        curved, more = split(left, right, Affine.collect(weight, self.products), self.n)
+        curved, more = split(left, right, Affine.collect(weight, products), self.n)
         return curved, Terms.join(H, more[0]), Terms.join(q, more[1]), Terms.join(r, more[2])
 
     def _square(self, tensor: Tensor) -> Terms:
@@ -202,14 +188,11 @@ class _Assembly:
             raise UnsupportedProblem(
                 f"The objective of {self.level.who} has degree four or more in its variables."
             )
-        # Of a symmetric matrix half; where the compiler hands over one triangle, its diagonal.
-        whole = (row > column).any() == (row < column).any()
-        value = np.where(whole | (row == column), 0.5, 1.0) * tensor.value
-        return Terms(row * self.n + column, self.source[tensor.parameter], value)
+        return Terms(row * self.n + column, self.source[tensor.parameter], tensor.value)
 
     def _side(self, which: int) -> Side:
         """Return the left or right factors of all products."""
-        rows = np.concatenate([pair[which] for pair in self.level.side_rows])
+        rows = self.level.sides[which]
         position = np.full(len(self.level.linear_rows), -1)
         position[rows] = np.arange(len(rows))
         A = self.tensors["A"]

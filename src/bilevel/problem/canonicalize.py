@@ -127,7 +127,7 @@ class Canonical:
         return self._form(values, stance)
 
     def levels(self) -> tuple[tuple[Level, Array], ...]:
-        """Return each compiled level and the place of its columns: see ``Expander``."""
+        """Return each compiled level and where its columns stand: see ``Level.places``."""
         if self._compiled is None:
             raise UnsupportedProblem(
                 "The problem multiplies parameters with each other, or breaks CVXPY's rules for "
@@ -161,19 +161,7 @@ class Canonical:
                 ]
             rewriter = Rewriter(expressions, parameters)
             level = Level(source.who, source.objective, constraints, rewriter, bool(levels))
-            place = np.full(level.n, -1)
-            for i, start in level.plain_columns.items():
-                size = level.sizes[i]
-                if i in starts:
-                    place[start : start + size] = np.arange(starts[i], starts[i] + size)
-                else:
-                    place[start : start + size] = np.arange(n, n + size)
-                    n += size
-            entry = 0
-            for start, (p, _, _) in zip(level.product_columns, level.products, strict=True):
-                if start >= 0:
-                    place[start : start + p.size] = -2 - np.arange(entry, entry + p.size)
-                entry += p.size
+            place, n = level.places(starts, n)
             levels.append(level)
             places.append(place)
         return _Compiled(tuple(levels), places, self._columns(places, n), n)

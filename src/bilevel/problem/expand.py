@@ -8,9 +8,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel.errors import ProblemError, UnsupportedProblem
-from bilevel.problem.cones import symmetrizer
-from bilevel.problem.functions import Array, Cone, Kind, Monomials, Objective, Rows
-from bilevel.problem.level import Level, LevelArrays
+from bilevel.problem.functions import NO_CUBIC, NO_PRODUCTS, Array, Cone, Monomials, Objective, Rows
+from bilevel.problem.level import Level, LevelArrays, symmetric
 from bilevel.problem.products import Products, add
 
 
@@ -70,7 +69,7 @@ class Expander:
     level
         The compiled level.
     place
-        For each local column, its global column, or ``-2 - k`` for entry ``k`` of the products.
+        Where its columns stand: see ``Level.places``.
     n
         Number of global columns.
     """
@@ -79,14 +78,12 @@ class Expander:
         self._level = level
         self._place = place
         self._n = n
-        none = np.empty(0, int)
-        sides = [np.concatenate([none, *(pair[s] for pair in level.side_rows)]) for s in range(2)]
         self._keep = np.flatnonzero(level.linear_rows)
-        parts = [*sides, self._keep, *level.cone_rows]
+        parts = [*level.sides, self._keep, *level.cone_rows]
         self._order = np.concatenate(parts)
         ends = np.cumsum([len(part) for part in parts])
         self._slices = [slice(e - len(p), e) for e, p in zip(ends, parts, strict=True)]
-        self._count = len(sides[0])
+        self._count = len(level.sides[0])
         local = np.arange(level.n)
         plain = local[place >= 0]
         inside = local[place < 0]
@@ -99,11 +96,6 @@ class Expander:
         )
         self._row_constraint = level.row_constraint[self._keep]
         self._row_entry = level.row_entry[self._keep]
-        # A matrix's entries become its scaled triangle; other cones keep their rows.
-        self._maps = [
-            symmetrizer(round(np.sqrt(len(rows)))) if kind is Kind.SEMIDEFINITE else None
-            for rows, kind in zip(level.cone_rows, level.cone_kinds, strict=True)
-        ]
         self._last: _Matrix | None = None
         self._names = tuple(level.row_names[row] for row in self._keep)
 
@@ -116,7 +108,9 @@ class Expander:
         objective = self._objective(arrays, matrix)
         cones = [
             replace(cone, b=b[part] if triangle is None else triangle @ b[part])
-            for cone, part, triangle in zip(matrix.cones, self._slices[3:], self._maps, strict=True)
+            for cone, part, triangle in zip(
+                matrix.cones, self._slices[3:], self._level.triangles, strict=True
+            )
         ]
         return Expanded(objective, rows, tuple(cones), self._row_constraint, self._row_entry)
 
@@ -144,7 +138,7 @@ class Expander:
         found = []
         for number, part in enumerate(parts):
             kind = self._level.cone_kinds[number]
-            triangle = self._maps[number]
+            triangle = self._level.triangles[number]
             if inside[part].nnz:
                 raise UnsupportedProblem(
                     f"A norm or another nonlinear function (a {kind.value} cone) in the problem "
@@ -186,7 +180,7 @@ class Expander:
         P = self._place_square(source)
         c = np.zeros(n)
         constant = 0.0
-        cubic = Monomials.empty(3)
+        cubic = NO_CUBIC
         if weight.any() and products.is_flat:
             (L, R), (l0, r0) = products.linear, products.offset
             half = L.T @ (sp.diags_array(weight) @ R)
@@ -218,16 +212,12 @@ class Expander:
             raise UnsupportedProblem(
                 f"The objective of {self._level.who} has degree four or more in its variables."
             )
-        square = sp.csr_array(self._columns.T @ P @ self._columns)
-        # The compiler may hand over one triangle only.
-        if sp.tril(square, -1).nnz == 0 or sp.triu(square, 1).nnz == 0:
-            square = square + square.T - sp.diags_array(square.diagonal())
-        return sp.csr_array(square)
+        return sp.csr_array(self._columns.T @ symmetric(P) @ self._columns)
 
     def _rows(self, A: sp.csr_array, b: Array, inside: sp.csr_array, products: Products) -> Rows:
         equality = self._level.equality[self._keep]
         if not inside.nnz:
-            return Rows(A, b, equality, Monomials.empty(), self._names)
+            return Rows(A, b, equality, NO_PRODUCTS, self._names)
         b = b.copy()
         row = []
         factors = []

@@ -26,7 +26,7 @@ def own_rows(who: str, own: Array, level: Expanded) -> Array:
     mask = np.zeros(level.rows.A.shape[1], bool)
     mask[own] = True
     products = level.rows.products
-    both = mask[products.factors].all(axis=1) if len(products) else np.zeros(0, bool)
+    both = mask[products.factors].all(axis=1) if products.row.size else np.zeros(0, bool)
     if both.any():
         number = int(level.row_constraint[products.row[both][0]])
         raise UnsupportedProblem(
@@ -36,7 +36,7 @@ def own_rows(who: str, own: Array, level: Expanded) -> Array:
         )
     touched = level.rows.touches(mask)
     cubic = level.objective.cubic
-    if len(cubic) and mask[cubic.factors].all(axis=1).any():
+    if cubic.row.size and mask[cubic.factors].all(axis=1).any():
         raise UnsupportedProblem(f"The objective of {who} is cubic in its own variables.")
     curvature = smallest_curvature(level.objective, own)
     if curvature < -1e-9:
@@ -53,7 +53,7 @@ def check_curvature(followers: Sequence[FollowerForm], columns: Columns) -> None
     """Refuse a leader column that scales a quadratic and may make it nonconvex."""
     for follower in followers:
         cubic = follower.objective.cubic
-        if not len(cubic):
+        if not cubic.row.size:
             continue
         own = np.zeros(len(columns), bool)
         own[follower.columns] = True
@@ -78,7 +78,7 @@ def check_curvature(followers: Sequence[FollowerForm], columns: Columns) -> None
 def value_row(column: int, follower: FollowerForm) -> Rows:
     """Return the leader row that sets a column to the follower's objective."""
     objective = follower.objective
-    if len(objective.cubic):
+    if objective.cubic.row.size:
         raise UnsupportedProblem(
             f"The value of follower {follower.name!r} cannot be used by the leader while a leader "
             f"variable scales its quadratic term."

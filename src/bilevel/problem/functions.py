@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
 
 from bilevel.problem.cones import Cone, Kind
-from bilevel.problem.monomials import Array, Monomials, split_once
+from bilevel.problem.monomials import NO_CUBIC, NO_PRODUCTS, Array, Monomials, split_once
 from bilevel.problem.sparse import widen
 
-__all__ = ["Array", "Cone", "Kind", "Monomials", "Objective", "Rows"]
+__all__ = ["NO_CUBIC", "NO_PRODUCTS", "Array", "Cone", "Kind", "Monomials", "Objective", "Rows"]
 
 # A row with a smaller norm is empty.
 _EMPTY = 1e-12
@@ -48,7 +48,7 @@ class Rows:
     def empty(cls, n: int) -> Rows:
         """Return no rows over ``n`` columns."""
         none = np.empty(0)
-        return cls(sp.csr_array((0, n)), none, none.astype(bool), Monomials.empty(), ())
+        return cls(sp.csr_array((0, n)), none, none.astype(bool), NO_PRODUCTS, ())
 
     @classmethod
     def stack(cls, *parts: Rows) -> Rows:
@@ -78,12 +78,15 @@ class Rows:
         if mask.all():
             return self
         names = tuple(name for name, keep in zip(self.names, mask, strict=True) if keep)
-        products = self.products.take(mask)
+        products = self.products.take(mask) if self.products.row.size else self.products
         return Rows(self.A[mask], self.b[mask], self.equality[mask], products, names)
 
     def evaluate(self, w: Array) -> Array:
         """Return ``g(w)``, shape ``(m,)``."""
-        return self.A @ w - self.b + self.products.evaluate(w, len(self))
+        value = self.A @ w - self.b
+        if self.products.row.size:
+            value += self.products.evaluate(w, len(self))
+        return value
 
     def violation(self, w: Array) -> Array:
         """Return each row's violation at ``w``, rows scaled to unit norm, shape ``(m,)``."""
@@ -94,7 +97,7 @@ class Rows:
     def touches(self, columns: Array) -> Array:
         """Return which rows contain one of ``columns`` (boolean mask ``(n,)``), shape ``(m,)``."""
         touched = abs(self.A) @ columns.astype(float) > 0
-        hit = columns[self.products.factors].any(axis=1) if len(self.products) else []
+        hit = columns[self.products.factors].any(axis=1) if self.products.row.size else []
         touched[self.products.row[hit]] = True
         return touched
 
@@ -106,7 +109,7 @@ class Rows:
         A = sp.csr_array(self.A[:, free])
         rhs = self.b - self.A @ fixed
         terms = self.products
-        if not len(terms):
+        if not terms.row.size:
             return replace(self, A=A, b=rhs)
         inside = position[terms.factors] >= 0
         count = inside.sum(axis=1)
@@ -124,9 +127,12 @@ class Rows:
         factor = 1.0 / np.where(norm > _EMPTY, norm, 1.0)
         A = self.A.copy()
         A.data = A.data * np.repeat(factor, np.diff(A.indptr))
+        unit = replace(self, A=A, b=self.b * factor)
         terms = self.products
-        products = replace(terms, value=terms.value * factor[terms.row])
-        return replace(self, A=A, b=self.b * factor, products=products), factor
+        if terms.row.size:
+            products = replace(terms, value=terms.value * factor[terms.row])
+            unit = replace(unit, products=products)
+        return unit, factor
 
     def relaxed(self, room: float) -> Rows:
         """Return rows of unit norm that may be missed by ``room``, each equation as two rows."""
@@ -143,7 +149,7 @@ class Rows:
 
     def _scale(self, w: Array) -> Array:
         squares = np.asarray(self.A.power(2).sum(axis=1)).ravel()
-        if len(self.products):
+        if self.products.row.size:
             for factor in range(2):
                 slope = self.products.value * w[self.products.factors[:, 1 - factor]]
                 squares = squares + np.bincount(self.products.row, slope**2, len(self))
@@ -172,7 +178,7 @@ class Objective:
     P: sp.csr_array
     c: Array
     constant: float = 0.0
-    cubic: Monomials = field(default_factory=lambda: Monomials.empty(3))
+    cubic: Monomials = NO_CUBIC
     maximize: bool = False
 
     @property
@@ -183,7 +189,7 @@ class Objective:
     @cached_property
     def is_linear(self) -> bool:
         """Whether ``f`` is affine."""
-        return self.P.nnz == 0 and not len(self.cubic)
+        return self.P.nnz == 0 and not self.cubic.row.size
 
     @cached_property
     def curvature(self) -> float:
@@ -203,7 +209,7 @@ class Objective:
     def evaluate(self, w: Array) -> float:
         """Return ``f(w)`` (minimisation sense)."""
         quadratic = 0.5 * float(w @ (self.P @ w)) if self.P.nnz else 0.0
-        cubic = float(self.cubic.evaluate(w, 1)[0]) if len(self.cubic) else 0.0
+        cubic = float(self.cubic.evaluate(w, 1)[0]) if self.cubic.row.size else 0.0
         return quadratic + float(self.c @ w) + self.constant + cubic
 
     def project(self, free: Array, w: Array) -> Objective:
@@ -216,7 +222,7 @@ class Objective:
         P = sp.csr_array(self.P[free][:, free])
         c = self.c[free] + (self.P @ fixed)[free]
         constant = self.evaluate(fixed)
-        if len(self.cubic):
+        if self.cubic.row.size:
             position = _positions(free, len(w))
             inside = position[self.cubic.factors] >= 0
             _, column, value = split_once(self.cubic, inside, w)

@@ -16,6 +16,7 @@ from cvxpy.reductions.dcp2cone.dcp2cone import Dcp2Cone
 from cvxpy.reductions.eliminate_zero_sized import EliminateZeroSized
 
 from bilevel.errors import ProblemError, UnsupportedProblem
+from bilevel.problem.cones import symmetrizer
 from bilevel.problem.functions import Array, Kind
 from bilevel.problem.names import row_name
 from bilevel.problem.rewrite import Rewriter
@@ -67,7 +68,11 @@ class Tensor:
 
 
 class Level:
-    """A compiled level.
+    """A compiled level, and the only reader of what the compiler returns.
+
+    Its own columns are those of plain leaves, auxiliary ones and products; ``places`` says where
+    they stand in a problem's. ``linear_rows`` are its rows but for those of ``cone_rows`` and of
+    ``sides``, which define the factors of products.
 
     Parameters
     ----------
@@ -106,14 +111,6 @@ class Level:
         )
         self._program = program
         self._blocks(constraints, sides)
-        known = {p.id for p, _, _ in self.products}
-        self.plain_columns = {
-            i: start for i, start in program.var_id_to_col.items() if i not in known
-        }
-        self.product_columns = tuple(
-            program.var_id_to_col.get(p.id, -1) for p, _, _ in self.products
-        )
-        self.sizes = {v.id: v.size for v in program.variables}
         self.n = program.x.size
         self.has_parameters = any(i >= 0 for i in program.param_id_to_size)
 
@@ -142,7 +139,7 @@ class Level:
         self.equality = np.zeros(self._program.constr_size, bool)
         self.cone_rows: list[Array] = []
         self.cone_kinds: list[Kind] = []
-        self.side_rows: list[list[Array]] = [[np.empty(0, int)] * 2 for _ in sides]
+        side_rows = [[np.empty(0, int)] * 2 for _ in sides]
         start = 0
         for block in self._program.constraints:
             index = np.arange(start, start + block.size)
@@ -150,7 +147,7 @@ class Level:
             kind = type(block).__name__
             if block.id in side:
                 k, which = side[block.id]
-                self.side_rows[k][which] = index
+                side_rows[k][which] = index
                 continue
             self.row_constraint[index] = user.get(block.id, -1)
             self.row_entry[index] = np.arange(block.size)
@@ -170,9 +167,16 @@ class Level:
                 self.row_constraint.tolist(), self.row_entry.tolist(), strict=True
             )
         )
-        taken = [r for pair in self.side_rows for r in pair] + self.cone_rows
+        none = np.empty(0, int)
+        #: Rows of the left and of the right factors of all entries of products, in order.
+        self.sides = tuple(np.concatenate([none, *(pair[s] for pair in side_rows)]) for s in (0, 1))
+        #: A matrix's entries become its scaled triangle; ``None`` for cones that keep their rows.
+        self.triangles = tuple(
+            symmetrizer(round(np.sqrt(len(rows)))) if kind is Kind.SEMIDEFINITE else None
+            for rows, kind in zip(self.cone_rows, self.cone_kinds, strict=True)
+        )
         self.linear_rows = np.ones(self._program.constr_size, bool)
-        self.linear_rows[np.concatenate([np.empty(0, int), *taken])] = False
+        self.linear_rows[np.concatenate([*self.sides, *self.cone_rows])] = False
 
     def _add_cones(self, kind: Kind, rows: list[Array]) -> None:
         self.cone_rows += rows
@@ -185,6 +189,41 @@ class Level:
             f"The problem of {self.who} needs a {name} cone. Besides linear and quadratic terms it "
             f"may have {takes} cones only."
         )
+
+    def places(self, starts: Mapping[int, int], first: int) -> tuple[Array, int]:
+        """Return where this level's columns stand among a problem's.
+
+        Parameters
+        ----------
+        starts
+            The first column of each plain leaf, by its id.
+        first
+            Where auxiliary columns begin.
+
+        Returns
+        -------
+        tuple
+            The place of each column, or ``-2 - k`` for entry ``k`` of the products, shape
+            ``(n,)``; and the next column that is free.
+        """
+        program = self._program
+        place = np.full(self.n, -1)
+        products = {p.id for p, _, _ in self.products}
+        for variable in program.variables:
+            if variable.id in products:
+                continue
+            begin = starts.get(variable.id, first)
+            if variable.id not in starts:
+                first += variable.size
+            own = program.var_id_to_col[variable.id]
+            place[own : own + variable.size] = np.arange(begin, begin + variable.size)
+        entry = 0
+        for p, _, _ in self.products:
+            own = program.var_id_to_col.get(p.id)
+            if own is not None:
+                place[own : own + p.size] = -2 - np.arange(entry, entry + p.size)
+            entry += p.size
+        return place, first
 
     def arrays(self, values: Mapping[int, Array]) -> LevelArrays:
         """Return the arrays at parameter values, keyed by the id of our plain parameter."""
@@ -207,8 +246,9 @@ class Level:
     def tensors(self) -> dict[str, Tensor]:
         """Return what the arrays are made of: each entry an affine function of the parameters.
 
-        Keys are ``P``, ``c``, ``constant``, ``A`` and ``b``, in the signs of ``arrays``. Parameters
-        are numbered as in ``parameter_starts``.
+        Keys are ``P``, ``c``, ``constant``, ``A`` and ``b``, in the signs of ``arrays``; the
+        objective is the sum of ``P``'s entries times both columns, without a factor of one half.
+        Parameters are numbered as in ``parameter_starts``.
         """
         program = self._program
         n = self.n
@@ -217,7 +257,7 @@ class Level:
         rows = sp.coo_array(program.A)
         row = rows.coords[0] % max(m, 1)
         column = rows.coords[0] // max(m, 1)
-        value = rows.data * sign[row]
+        entries = rows.data * sign[row]
         inside = column < n
         costs = sp.coo_array(program.q)
         linear = costs.coords[0] < n
@@ -225,15 +265,18 @@ class Level:
         square = Tensor(none, none, none, np.empty(0))
         if program.P is not None:
             entry = sp.coo_array(program.P)
-            place = entry.coords[0]
-            square = Tensor(place % n, place // n, entry.coords[1], entry.data)
+            first = entry.coords[0] % n
+            second = entry.coords[0] // n
+            is_counted_once = _is_triangle(first, second) & (first != second)
+            value = np.where(is_counted_once, 1.0, 0.5) * entry.data
+            square = Tensor(first, second, entry.coords[1], value)
         zero = np.zeros(len(costs.data), int)
         return {
             "P": square,
             "c": Tensor(costs.coords[0], zero, costs.coords[1], costs.data).take(linear),
             "constant": Tensor(zero, zero, costs.coords[1], costs.data).take(~linear),
-            "A": Tensor(row, column, rows.coords[1], value).take(inside),
-            "b": Tensor(row, np.zeros(len(row), int), rows.coords[1], -value).take(~inside),
+            "A": Tensor(row, column, rows.coords[1], entries).take(inside),
+            "b": Tensor(row, np.zeros(len(row), int), rows.coords[1], -entries).take(~inside),
         }
 
     @property
@@ -254,6 +297,19 @@ class Level:
                 f"{where} of {self.who} contains NaN or infinite data; leave a constraint out "
                 f"rather than giving it an infinite side."
             )
+
+
+def symmetric(P: sp.csr_array) -> sp.csr_array:
+    """Return the matrix of ``w'P w / 2``, of which the compiler may hand over one triangle."""
+    row, column = P.tocoo().coords
+    if _is_triangle(row, column):
+        P = P + P.T - sp.diags_array(P.diagonal())
+    return sp.csr_array(P)
+
+
+def _is_triangle(row: Array, column: Array) -> bool:
+    """Return whether all entries off the diagonal stand on one side of it, if there are any."""
+    return bool((row > column).any() != (row < column).any())
 
 
 def _compile(who: str, problem: cp.Problem) -> Any:

@@ -27,10 +27,10 @@ class Monomials:
     factors: Array
     value: Array
 
-    @classmethod
-    def empty(cls, degree: int = 2) -> Monomials:
-        """Return no terms of the given degree."""
-        return cls(np.empty(0, int), np.empty((0, degree), int), np.empty(0))
+    @staticmethod
+    def empty(degree: int = 2) -> Monomials:
+        """Return no terms of the given degree; there is one such object of each."""
+        return NO_CUBIC if degree == 3 else NO_PRODUCTS
 
     @classmethod
     def collect(cls, row: Array, factors: Array, value: Array) -> Monomials:
@@ -48,7 +48,7 @@ class Monomials:
 
     def evaluate(self, w: Array, n_rows: int) -> Array:
         """Return the sum of the terms of each row at ``w``, shape ``(n_rows,)``."""
-        if not len(self):
+        if not self.row.size:
             return np.zeros(n_rows)
         return np.bincount(self.row, self.value * w[self.factors].prod(axis=1), n_rows)
 
@@ -57,6 +57,15 @@ class Monomials:
         keep = rows[self.row]
         renumber = np.cumsum(rows) - 1
         return Monomials(renumber[self.row[keep]], self.factors[keep], self.value[keep])
+
+
+def _none(degree: int) -> Monomials:
+    return Monomials(np.empty(0, int), np.empty((0, degree), int), np.empty(0))
+
+
+#: No terms of degree two, and of degree three.
+NO_PRODUCTS = _none(2)
+NO_CUBIC = _none(3)
 
 
 def split_once(terms: Monomials, inside: Array, w: Array) -> tuple[Array, Array, Array]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from bilevel.deprecation import renamed_fields
+from bilevel.deprecation import Renamed
 from bilevel.problem.functions import NEARLY, Array, Cone, Objective, Rows
 from bilevel.structure import Stance, Structure
 
@@ -74,7 +74,7 @@ class FollowerForm:
     @cached_property
     def is_linear(self) -> bool:
         """Whether the follower is an LP at every leader decision."""
-        if len(self.objective.cubic) or self.cones:
+        if self.objective.cubic.row.size or self.cones:
             return False
         return self.objective.P[self.columns][:, self.columns].nnz == 0
 
@@ -88,7 +88,6 @@ class DualVariable:
     row: int
 
 
-@renamed_fields(prices="dual_variables")
 @dataclass(frozen=True)
 class StandardForm:
     r"""``min F(w) s.t. G(w) <= 0, H(w) = 0, w_k in argmin follower k`` at fixed parameters.
@@ -129,6 +128,7 @@ class StandardForm:
     dual_variables: tuple[DualVariable, ...]
     values: tuple[tuple[int, int], ...]
     stance: Stance
+    prices = Renamed("dual_variables")
 
     @property
     def n(self) -> int:
@@ -212,7 +212,7 @@ def _flags(form: StandardForm) -> Iterator[Structure]:
         yield Structure.LEADER_QUADRATIC
         if not is_convex(form.objective):
             yield Structure.LEADER_NONCONVEX
-    if form.cones or len(form.rows.products):
+    if form.cones or form.rows.products.row.size:
         yield Structure.LEADER_NONLINEAR_ROWS
     if columns.integer[leader].any():
         yield Structure.LEADER_INTEGER
@@ -224,9 +224,9 @@ def _flags(form: StandardForm) -> Iterator[Structure]:
         yield Structure.FOLLOWER_CONIC
     if form.coupled_rows.any() or any(np.any(c.A[:, form.follower_mask].data) for c in form.cones):
         yield Structure.COUPLED
-    if any(len(f.rows.products) or _cross(f) for f in form.followers):
+    if any(f.rows.products.row.size or _cross(f) for f in form.followers):
         yield Structure.PRODUCTS
-    if any(len(f.objective.cubic) for f in form.followers):
+    if any(f.objective.cubic.row.size for f in form.followers):
         yield Structure.CURVED_BY_LEADER
     if (linking & leader & columns.integer).any():
         yield Structure.LINKING_INTEGER
@@ -253,12 +253,15 @@ def is_convex(objective: Objective, own: Array | None = None) -> bool:
     return smallest_curvature(objective, own) >= -NEARLY
 
 
-def is_strictly_convex(objective: Objective, own: Array) -> bool:
-    """Return whether the quadratic part is positive definite in the columns ``own``."""
+def is_strictly_convex(objective: Objective, own: Array, margin: float = NEARLY) -> bool:
+    """Return whether the quadratic part is positive definite in the columns ``own``.
+
+    Its smallest eigenvalue must exceed its largest entry times ``margin``.
+    """
     matrix = objective.P[own][:, own].toarray()
     if not matrix.size or not abs(matrix).max():
         return False
-    return bool(np.linalg.eigvalsh(matrix)[0] > 1e-6 * abs(matrix).max())
+    return bool(np.linalg.eigvalsh(matrix)[0] > margin * abs(matrix).max())
 
 
 def smallest_curvature(objective: Objective, own: Array | None = None) -> float:

@@ -69,7 +69,7 @@ def multiplier_bounds(form: StandardForm, k: int, needed: Array | None = None) -
         If a multiplier is unbounded, or the leader scales the follower's quadratic term.
     """
     follower = form.followers[k]
-    if len(follower.objective.cubic):
+    if follower.objective.cubic.row.size:
         raise UnsupportedProblem(
             f"No bound on the multipliers of follower {follower.name!r} is derived while a leader "
             f"variable scales its quadratic term. Use SOS1, or give BigM(multiplier=...)."
@@ -91,7 +91,7 @@ def multiplier_bounds(form: StandardForm, k: int, needed: Array | None = None) -
 
 
 def _by_programs(form: StandardForm, k: int, asked: Array) -> tuple[Array, str]:
-    if not len(form.followers[k].rows.products):
+    if not form.followers[k].rows.products.row.size:
         _check_recession(form, k, asked)
     relaxed = relaxation(form, k)
     columns = relaxed.multipliers[asked]

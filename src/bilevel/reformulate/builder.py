@@ -100,7 +100,7 @@ class Builder:
 
     def rows(self, rows: Rows) -> None:
         """Add rows over the columns that exist so far (or a first part of them)."""
-        if len(rows):
+        if rows.b.size:
             self._rows.append(rows)
 
     def row(

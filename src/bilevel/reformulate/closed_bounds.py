@@ -72,7 +72,7 @@ def packing_bounds(form: StandardForm, k: int) -> tuple[Array, str] | None:
         Bounds for all rows, shape ``(m,)``, and their origin.
     """
     rows = form.followers[k].rows
-    if rows.equality.any() or len(rows.products):
+    if rows.equality.any() or rows.products.row.size:
         return None
     sides = _sides(matrix := _shape(form, k))
     if sides is None:
@@ -124,7 +124,7 @@ def network_bounds(form: StandardForm, k: int) -> tuple[Array, str] | None:
     Schrijver (1986), *Theory of Linear and Integer Programming*, sections 19.3 and 19.4.
     """
     rows = form.followers[k].rows
-    if len(rows.products):
+    if rows.products.row.size:
         return None
     matrix = _shape(form, k)
     size = np.zeros(matrix.shape[0])

@@ -50,7 +50,7 @@ def exchange(
     ----------
     Labbe, Marcotte and Savard (1998), *Management Science* 44 (toll setting).
     """
-    if objective.is_linear or len(objective.cubic) or is_convex(objective):
+    if objective.is_linear or objective.cubic.row.size or is_convex(objective):
         return objective
     result = objective.pad(n)
     for follower, columns in zip(followers, multipliers, strict=True):
@@ -66,7 +66,7 @@ def _without_products(objective: Objective, follower: FollowerForm, lam: Array) 
     others[own] = False
     products = follower.objective.P[own][:, others]
     # With others' columns in its rows, products of those with multipliers would take their place.
-    if len(follower.objective.cubic) or len(rows.products) or rows.A[:, others].nnz:
+    if follower.objective.cubic.row.size or rows.products.row.size or rows.A[:, others].nnz:
         return objective
     if not products.nnz:
         return objective

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.sparse as sp
 
-from bilevel.problem.functions import Array, Monomials, Objective, Rows
+from bilevel.problem.functions import NO_PRODUCTS, Array, Objective, Rows
 from bilevel.problem.standard import StandardForm, is_convex
 from bilevel.program import Program, Termination
 from bilevel.reformulate.builder import Builder
@@ -164,7 +164,7 @@ def _without_products(
         columns.append(known[i, j])
     n = len(builder)
     extra = sp.coo_array((terms.value, (terms.row, columns)), shape=(len(rows), n))
-    return replace(rows, A=sp.csr_array(rows.pad(n).A + extra), products=Monomials.empty())
+    return replace(rows, A=sp.csr_array(rows.pad(n).A + extra), products=NO_PRODUCTS)
 
 
 def _planes(

@@ -221,7 +221,7 @@ def follows_from_optimality(form: StandardForm, row: Rows) -> bool:
 
     A row ``a f(y) + ... <= b`` with ``a >= 0`` that holds for one best answer holds for all.
     """
-    if len(row.products):
+    if row.products.row.size:
         return False
     line = row.A.toarray().ravel()
     for follower in form.followers:

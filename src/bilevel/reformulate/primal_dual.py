@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel import backends
-from bilevel.problem.functions import Array, Monomials, Objective, Rows
+from bilevel.problem.functions import NO_PRODUCTS, Array, Objective, Rows
 from bilevel.problem.sparse import widen
 from bilevel.problem.standard import FollowerForm, StandardForm
 from bilevel.program import Limits, Program, Termination
@@ -50,7 +50,7 @@ class LinearFollower:
         """Return a follower's parts, or ``None`` where it is not of this kind."""
         own = follower.columns
         rows = follower.rows
-        if not follower.is_linear or len(rows.products) or follower.objective.P[own].nnz:
+        if not follower.is_linear or rows.products.row.size or follower.objective.P[own].nnz:
             return None
         others = np.ones(form.n, bool)
         others[own] = False
@@ -89,7 +89,7 @@ class LinearFollower:
         linear[self.linking] -= self.d @ weights
         linear[multipliers] += self.b - np.where(self.equality, 0.0, phi)
         A = sp.csr_array(linear[None, :] / max(1.0, float(np.abs(linear).max())))
-        return Rows(A, np.zeros(1), np.zeros(1, bool), Monomials.empty(), ("primal-dual",))
+        return Rows(A, np.zeros(1), np.zeros(1, bool), NO_PRODUCTS, ("primal-dual",))
 
 
 def root_inequalities(
@@ -201,7 +201,7 @@ def _lifted(
     equality = np.concatenate(
         [program.rows.equality, np.ones(second, bool), np.zeros(len(kept), bool), [True]]
     )
-    rows = Rows(A, b, equality, Monomials.empty(), ("row",) * len(b))
+    rows = Rows(A, b, equality, NO_PRODUCTS, ("row",) * len(b))
     lifted = replace(
         program,
         names=names,

@@ -52,7 +52,7 @@ class Linearizer:
 
     def rows(self, rows: Rows) -> Rows:
         """Return rows whose products with a binary are linear columns, over all columns so far."""
-        if not self._encoding.linearizes or not len(rows.products):
+        if not self._encoding.linearizes or not rows.products.row.size:
             return rows
         rows = self._in_bits(rows)
         terms = rows.products

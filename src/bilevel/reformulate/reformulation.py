@@ -9,7 +9,7 @@ from typing import final
 
 import numpy as np
 
-from bilevel.problem.functions import Array, Monomials, Rows
+from bilevel.problem.functions import NO_PRODUCTS, Array, Monomials, Rows
 from bilevel.problem.sparse import entries, from_entries
 from bilevel.problem.standard import FollowerForm, StandardForm
 from bilevel.program import Program
@@ -152,8 +152,8 @@ def stationarity(follower: FollowerForm, multipliers: Array, n: int) -> Rows:
 def _stationary_products(follower: FollowerForm, multipliers: Array, n: int) -> Monomials:
     terms = follower.rows.products
     cubic = follower.objective.cubic
-    if not len(terms) and not len(cubic):
-        return Monomials.empty()
+    if not len(terms) and not cubic.row.size:
+        return NO_PRODUCTS
     own = follower.columns
     position = np.full(n, -1)
     position[own] = np.arange(len(own))

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel.problem.cones import order, to_matrix, triangle
-from bilevel.problem.functions import Array, Cone, Kind, Monomials, Rows
+from bilevel.problem.functions import NO_PRODUCTS, Array, Cone, Kind, Monomials, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.reformulate.builder import Builder
 from bilevel.reformulate.encodings import SOS1
@@ -136,7 +136,7 @@ def _ties(cone: Cone, slack: Array, width: int) -> Rows:
     minus = _spread(sp.csr_array(-sp.eye_array(size)), slack, width)
     A = sp.csr_array(cone.pad(width).A + minus)
     names = tuple(f"{cone.name}[{i}]" for i in range(size))
-    return Rows(A, cone.b, np.ones(size, bool), Monomials.empty(), names)
+    return Rows(A, cone.b, np.ones(size, bool), NO_PRODUCTS, names)
 
 
 def _spread(matrix: sp.csr_array, columns: Array, width: int) -> sp.csr_array:

@@ -75,7 +75,7 @@ class StrongDuality(AbstractReformulation):
         reasons.extend(
             f"The gap row of follower {follower.name!r} would multiply three variables; use KKT."
             for follower in form.followers
-            if len(follower.objective.cubic) or _pure_products(follower).any()
+            if follower.objective.cubic.row.size or _pure_products(follower).any()
         )
         return tuple(reasons)
 
@@ -96,7 +96,7 @@ class StrongDuality(AbstractReformulation):
             builder.rows(linearizer.rows(follower.rows))
             builder.rows(linearizer.rows(stationarity(follower, columns, len(builder))))
             gap = linearizer.rows(gap_row(follower, columns, len(builder)))
-            tolerant |= len(gap.products) > 0
+            tolerant |= gap.products.row.size > 0
             builder.rows(gap)
         builder.rows(linearizer.rows(form.rows))
         add_dual_variables(builder, form, multipliers)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.sparse as sp
 
-from bilevel.problem.functions import Array, Monomials, Objective, Rows
+from bilevel.problem.functions import NO_PRODUCTS, Array, Monomials, Objective, Rows
 from bilevel.problem.standard import is_convex
 from bilevel.program import Program
 
@@ -66,7 +66,7 @@ class Outer:
             for z, value in zip(base, at, strict=True)
         )
         flags = np.zeros(count, bool)
-        return Rows(sp.csr_array(A), at**2, flags, Monomials.empty(), names)
+        return Rows(sp.csr_array(A), at**2, flags, NO_PRODUCTS, names)
 
 
 def outer(program: Program) -> Outer:
@@ -135,7 +135,7 @@ def _row_parts(program: Program) -> tuple[list[tuple[str, Array, Array]], Rows, 
     rows = program.rows
     places = []
     terms = rows.products
-    kept = np.ones(len(rows.products), bool)
+    kept = np.ones(rows.products.row.size, bool)
     for r in np.unique(terms.row).tolist():
         here = terms.row == r
         P = _matrix(terms.factors[here], terms.value[here], program.n)
@@ -169,7 +169,7 @@ def _lines(parts: list[tuple[str, Array, Array]], n: int, total: int) -> Rows:
     matrix = sp.csr_array(sp.vstack(blocks))
     count = matrix.shape[0]
     names = tuple(f"base{e}[{name}]" for name, e in _labels(parts))
-    return Rows(matrix, np.zeros(count), np.ones(count, bool), Monomials.empty(), names)
+    return Rows(matrix, np.zeros(count), np.ones(count, bool), NO_PRODUCTS, names)
 
 
 def _matrix(factors: Array, value: Array, n: int) -> sp.csr_array:

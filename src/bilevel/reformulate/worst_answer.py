@@ -82,7 +82,7 @@ class WorstAnswer(AbstractReformulation):
         for follower in form.followers:
             others = np.ones(form.n, bool)
             others[follower.columns] = False
-            products = len(follower.rows.products)
+            products = follower.rows.products.row.size
             if products or follower.objective.P[follower.columns][:, others].nnz:
                 reasons.append(
                     f"A leader variable multiplies variables of follower {follower.name!r}; use "

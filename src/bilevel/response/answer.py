@@ -7,7 +7,8 @@ known only where it is a single point.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,12 +19,14 @@ from bilevel.backends import AbstractBackend, Purpose
 from bilevel.backends.backend import VERDICTS
 from bilevel.errors import BackendError, UnsupportedProblem
 from bilevel.problem.cones import interior
-from bilevel.problem.functions import Array, Cone, Monomials, Objective, Rows
+from bilevel.problem.functions import NO_PRODUCTS, Array, Cone, Objective, Rows
 from bilevel.problem.standard import StandardForm, is_strictly_convex
 from bilevel.program import Limits, Program, RawAnswer, Termination
 from bilevel.response.duality import weak_bound
 
 _TIGHT = 1e-9
+# A conic answer is known to about 1e-8 in its value: less curvature leaves its place open.
+_CURVED = 1e-6
 _SILENT = Limits()
 
 
@@ -134,17 +137,19 @@ def solve_continuous(
     return last or (None, " or ".join(tried))
 
 
-def sweep_continuous(program: Program, costs: Sequence[Array]) -> Iterator[RawAnswer | None]:
+def sweep_continuous(program: Program, costs: Sequence[Array]) -> list[RawAnswer | None]:
     """Solve one linear program for several costs; those without a verdict by the next route."""
     rows, _ = program.rows.unit()
     unit = replace(program, rows=rows)
-    first = next(backends.serving(Purpose.CONVEX))
-    for cost, raw in zip(costs, first.sweep(unit, costs, _SILENT), strict=True):
-        if raw.termination in VERDICTS:
-            yield raw
-        else:
+    found: list[RawAnswer | None] = [None] * len(costs)
+    with suppress(BackendError):
+        found = list(next(backends.serving(Purpose.CONVEX)).sweep(unit, costs, _SILENT))
+    for number, (cost, raw) in enumerate(zip(costs, found, strict=True)):
+        if raw is None or raw.termination not in VERDICTS:
             objective = Objective(sp.csr_array((program.n, program.n)), cost)
-            yield solve_continuous(replace(program, objective=objective), Purpose.CONVEX)[0]
+            twin = replace(program, objective=objective)
+            found[number] = solve_continuous(twin, Purpose.CONVEX)[0]
+    return found
 
 
 def answer(
@@ -200,7 +205,9 @@ def _face(program: Program, raw: RawAnswer, named: Array) -> Rows | None:
     if raw.duals is None or raw.v is None:
         return None
     if program.cones:
-        return single_point(raw.v) if is_strictly_convex(program.objective, named) else None
+        return (
+            single_point(raw.v) if is_strictly_convex(program.objective, named, _CURVED) else None
+        )
     rows = program.rows
     P = program.objective.P
     slack = -rows.evaluate(raw.v)
@@ -216,4 +223,4 @@ def _face(program: Program, raw: RawAnswer, named: Array) -> Rows | None:
 
 def _equations(matrix: sp.csr_array, rhs: Array, name: str) -> Rows:
     count = len(rhs)
-    return Rows(matrix, rhs, np.ones(count, bool), Monomials.empty(), (name,) * count)
+    return Rows(matrix, rhs, np.ones(count, bool), NO_PRODUCTS, (name,) * count)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 
 from bilevel.problem.functions import Array, Objective, Rows
 from bilevel.problem.standard import LEADER, StandardForm, is_convex
-from bilevel.program import Limits, Termination
+from bilevel.program import Limits, RawAnswer, Termination
 from bilevel.response.response import Response, is_nash, respond
 from bilevel.structure import Stance
 
 _REMARK_SECONDS = 1.0
+# A backend takes a row for met if it is missed by less.
+_HOLDS = 1e-9
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,22 @@ def extremes(form: StandardForm, w: Array) -> Extremes:
         return Extremes(notes=(note,) if conic else ())
     auxiliary = _auxiliary(form)
     notes = []
-    optimistic = _extreme_value(response, form.objective, 1.0, auxiliary, True)
+    own = form.follower_mask
+    is_linear = not form.objective.P[own][:, own].nnz
+    slope = np.where(own, form.objective.P @ response.w + form.objective.c, 0.0)
+    direction = _direction(form)
+    # One linear program for all questions about the set of best answers.
+    costs = [direction, -direction, *([-slope, slope] if is_linear else [])]
+    ends = response.along(costs)
+    if is_linear and not len(auxiliary) and _says_nothing(form, response.w):
+        optimistic = _value_at(form.objective, 1.0, *ends[3])
+    else:
+        optimistic = _extreme_value(response, form.objective, 1.0, auxiliary, True)
     pessimistic = None
     if len(auxiliary) and form.objective.c[auxiliary].any():
         notes.append("The worst value is not computed: the objective is not linear in the answers.")
+    elif is_linear:
+        pessimistic = _value_at(form.objective, -1.0, *ends[2])
     else:
         # Only the pessimistic problem's certificate depends on it. Elsewhere it is a remark, which
         # may need the global maximum of a convex function.
@@ -67,13 +81,20 @@ def extremes(form: StandardForm, w: Array) -> Extremes:
         )
         none = np.empty(0, int)
         pessimistic = _extreme_value(response, form.objective, -1.0, none, False, limits)
-        if pessimistic is None:
-            notes.append("The worst value at this decision was not found.")
-    unique = _is_unique(response)
+    if pessimistic is None and not notes:
+        notes.append("The worst value at this decision was not found.")
+    unique = _is_unique(form, ends[:2])
     if unique and pessimistic is None:
         pessimistic = optimistic
         notes = []
     return Extremes(optimistic, pessimistic, unique, _worst_coupling(response), tuple(notes))
+
+
+def _says_nothing(form: StandardForm, w: Array) -> bool:
+    """Return whether the leader's constraints hold whatever the followers' best answer is."""
+    if form.coupled_rows.any() or form.cones:
+        return False
+    return not form.rows.b.size or bool(form.rows.violation(w).max() <= _HOLDS)
 
 
 def _auxiliary(form: StandardForm) -> Array:
@@ -91,7 +112,11 @@ def _extreme_value(
     if sign < 0 and _grows(response, objective):
         return objective.sign * np.inf
     scaled = Objective(sign * objective.P, sign * objective.c)
-    raw, w = response.extreme(scaled, free, with_rows, limits=limits)
+    return _value_at(objective, sign, *response.extreme(scaled, free, with_rows, limits=limits))
+
+
+def _value_at(objective: Objective, sign: float, raw: RawAnswer | None, w: Array) -> float | None:
+    """Return the value at the end of a search, in the leader's sense; ``None`` without an end."""
     if raw is None:
         return None
     if raw.termination is Termination.UNBOUNDED:
@@ -112,49 +137,47 @@ def _grows(response: Response, objective: Objective) -> bool:
         return False
     seen = np.zeros(len(objective.c))
     seen[own] = objective.P[own][:, own] @ np.random.default_rng(0).normal(size=len(own))
-    ends = [response.extreme(_linear(s * seen), np.empty(0, int), False)[0] for s in (1.0, -1.0)]
-    return any(raw is not None and raw.termination is Termination.UNBOUNDED for raw in ends)
+    ends = response.along([seen, -seen])
+    return any(raw is not None and raw.termination is Termination.UNBOUNDED for raw, _ in ends)
 
 
-def _is_unique(response: Response) -> bool | None:
-    """Move along a random direction over the face: a face of one point has no room."""
-    form = response.form
+def _direction(form: StandardForm) -> Array:
+    """Return a random direction of the followers' columns; a face of one point has no width."""
     direction = np.zeros(form.n)
-    rng = np.random.default_rng(0)
     own = form.follower_mask & ~form.columns.auxiliary
-    direction[own] = rng.normal(size=own.sum())
-    ends = []
-    for sign in (1.0, -1.0):
-        raw, w = response.extreme(_linear(sign * direction), np.empty(0, int), False)
+    direction[own] = np.random.default_rng(0).normal(size=own.sum())
+    return direction
+
+
+def _is_unique(form: StandardForm, ends: Sequence[tuple[RawAnswer | None, Array]]) -> bool | None:
+    """Return whether the two ends of the face along a random direction are one point."""
+    for raw, _ in ends:
         if raw is None or raw.termination not in (Termination.OPTIMAL, Termination.UNBOUNDED):
             return None
         if raw.termination is Termination.UNBOUNDED:
             return False
-        ends.append(w)
-    return bool(
-        np.abs(ends[0] - ends[1])[own].max(initial=0.0) <= 1e-5 * max(1.0, abs(ends[0]).max())
-    )
+    own = form.follower_mask & ~form.columns.auxiliary
+    first, second = (w for _, w in ends)
+    return bool(abs(first - second)[own].max(initial=0.0) <= 1e-5 * max(1.0, abs(first).max()))
 
 
 def _worst_coupling(response: Response) -> float | None:
     """Return the largest violation of a coupling row over all best answers."""
     form = response.form
     worst = 0.0
+    if not form.coupled_rows.any():
+        return worst
     rows = form.rows.take(form.coupled_rows)
     for r in range(len(rows)):
         single = np.arange(len(rows)) == r
         row: Rows = rows.take(single)
         for sign in (1.0, -1.0) if row.equality[0] else (1.0,):
             value = row.project(np.arange(form.n), np.zeros(form.n))
-            if len(value.products):
+            if value.products.row.size:
                 return None
             line = value.A.toarray().ravel()
-            raw, w = response.extreme(_linear(-sign * line), np.empty(0, int), False)
+            ((raw, w),) = response.along([-sign * line])
             if raw is None or raw.termination is not Termination.OPTIMAL:
                 return np.inf if raw is not None else None
             worst = max(worst, float(row.violation(w)[0]))
     return worst
-
-
-def _linear(c: Array) -> Objective:
-    return Objective(sp.csr_array((len(c), len(c))), c)

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel.backends import Purpose
-from bilevel.problem.functions import Array, Monomials, Objective, Rows
+from bilevel.problem.functions import NO_PRODUCTS, Array, Objective, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Program, Termination
 from bilevel.response.answer import (
@@ -16,6 +16,7 @@ from bilevel.response.answer import (
     continuous_program,
     follower_program,
     solve_continuous,
+    sweep_continuous,
 )
 
 _ACTIVE = 1e-6
@@ -98,13 +99,10 @@ def _is_unique(program: Program, y: Array) -> bool | None:
     room = 1e-7 * max(1.0, float(abs(gradient).max(initial=0.0)))
     matrix = sp.csr_array(sp.vstack([transposed, -transposed]))
     rows = _inequalities(matrix, np.concatenate([-gradient + room, gradient + room]))
+    nothing = Objective(sp.csr_array((count, count)), np.zeros(count))
+    multipliers = continuous_program(nothing, rows, lower, np.full(count, np.inf))
     ends = []
-    for sign in (1.0, -1.0):
-        objective = Objective(sp.csr_array((count, count)), sign * direction)
-        raw, _ = solve_continuous(
-            continuous_program(objective, rows, lower, np.full(count, np.inf)),
-            Purpose.CONVEX,
-        )
+    for raw in sweep_continuous(multipliers, [direction, -direction]):
         if raw is not None and raw.termination is Termination.UNBOUNDED:
             return False
         if raw is None or raw.v is None:
@@ -116,4 +114,4 @@ def _is_unique(program: Program, y: Array) -> bool | None:
 
 def _inequalities(matrix: sp.csr_array, rhs: Array) -> Rows:
     count = len(rhs)
-    return Rows(matrix, rhs, np.zeros(count, bool), Monomials.empty(), ("row",) * count)
+    return Rows(matrix, rhs, np.zeros(count, bool), NO_PRODUCTS, ("row",) * count)

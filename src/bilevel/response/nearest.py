@@ -6,7 +6,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel.backends import Purpose
-from bilevel.problem.functions import Array, Monomials, Objective, Rows
+from bilevel.problem.functions import NO_PRODUCTS, Array, Objective, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Program
 from bilevel.response.answer import continuous_program, solve_continuous
@@ -48,7 +48,7 @@ def nearest_point(program: Program, target: Array) -> Array | None:
         sp.csr_array(sp.hstack([identity, -sp.eye_array(k), sp.eye_array(k)])),
         target,
         np.ones(k, bool),
-        Monomials.empty(),
+        NO_PRODUCTS,
         ("distance",) * k,
     )
     total = n + 2 * k

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,9 +10,9 @@ import scipy.sparse as sp
 
 from bilevel.backends import Purpose
 from bilevel.errors import BackendError
-from bilevel.problem.functions import Array, Monomials, Objective, Rows
+from bilevel.problem.functions import NO_PRODUCTS, Array, Objective, Rows
 from bilevel.problem.standard import LEADER, StandardForm
-from bilevel.program import Limits, RawAnswer, Termination
+from bilevel.program import Limits, Program, RawAnswer, Termination
 from bilevel.response.answer import (
     FollowerAnswer,
     answer,
@@ -19,6 +20,7 @@ from bilevel.response.answer import (
     follower_program,
     single_point,
     solve_continuous,
+    sweep_continuous,
 )
 
 
@@ -83,6 +85,42 @@ class Response:
         tuple
             The raw answer (``None`` where no backend takes the program) and the full columns.
         """
+        columns, program = self._program(free, with_leader_rows, room)
+        cost = objective.project(columns, self.w).pad(program.n)
+        program = replace(program, objective=cost)
+        raw, _ = solve_continuous(program, Purpose.EXTREME, limits or Limits())
+        return raw, self._point(columns, raw)
+
+    def along(self, costs: Sequence[Array]) -> list[tuple[RawAnswer | None, Array]]:
+        """Minimise linear functions over the followers' faces, one after the other.
+
+        Parameters
+        ----------
+        costs
+            Each over all columns, shape ``(n,)``.
+
+        Returns
+        -------
+        list
+            As ``extreme``, for each cost.
+        """
+        columns, program = self._program(np.empty(0, int), with_leader_rows=False)
+        over = [np.append(c[columns], np.zeros(program.n - len(columns))) for c in costs]
+        return [(raw, self._point(columns, raw)) for raw in sweep_continuous(program, over)]
+
+    def _point(self, columns: Array, raw: RawAnswer | None) -> Array:
+        w = self.w.copy()
+        if raw is not None and raw.v is not None:
+            w[columns] = raw.v[: len(columns)]
+        return w
+
+    def _program(
+        self, free: Array, with_leader_rows: bool, room: float = 0.0
+    ) -> tuple[Array, Program]:
+        """Return the columns that move, and the program of all best answers without an objective.
+
+        See ``extreme``.
+        """
         form = self.form
         columns = np.concatenate([*(f.columns for f in form.followers), free]).astype(int)
         n = len(columns)
@@ -105,8 +143,9 @@ class Response:
             parts = [part.pad(rows.A.shape[1]) for part in parts] + [rows]
             lower = np.append(lower, low)
             upper = np.append(upper, high)
+        total = len(lower)
         program = continuous_program(
-            objective.project(columns, self.w).pad(len(lower)),
+            Objective(sp.csr_array((total, total)), np.zeros(total)),
             Rows.stack(*parts) if parts else Rows.empty(len(lower)),
             lower,
             upper,
@@ -114,12 +153,7 @@ class Response:
         integer = np.zeros(len(lower), bool)
         integer[:n] = form.columns.integer[columns]
         cones = tuple(cone.pad(len(lower)) for cone in cones)
-        program = replace(program, cones=cones, integer=integer)
-        raw, _ = solve_continuous(program, Purpose.EXTREME, limits or Limits())
-        w = self.w.copy()
-        if raw is not None and raw.v is not None:
-            w[columns] = raw.v[:n]
-        return raw, w
+        return columns, replace(program, cones=cones, integer=integer)
 
     def _multipliers(self, k: int, columns: Array, first: int) -> tuple[Rows, Array, Array]:
         """Return the optimal multipliers of follower ``k`` as columns tied to the leader's.
@@ -151,7 +185,7 @@ class Response:
             sp.csr_array(sp.vstack(blocks)),
             total,
             np.ones(len(total), bool),
-            Monomials.empty(),
+            NO_PRODUCTS,
             ("multipliers",) * len(total),
         )
         lower = np.where(rows.equality, -np.inf, 0.0)

@@ -74,7 +74,7 @@ class Auto(AbstractSolver):
     """
 
     def choose(self, problem: Problem | StandardForm) -> Choice:
-        """Return the solver that would be used, and why.
+        """Return a solver that accepts the problem and would be used, and why.
 
         Raises
         ------

@@ -92,7 +92,7 @@ def certified(
         choice = chosen.choose(form)
         chosen = choice.solver
         reason = choice.reason
-    if reasons := chosen.accepts(form):
+    elif reasons := chosen.accepts(form):
         raise UnsupportedProblem(reasons)
     built = time.perf_counter() - began
     outcome = chosen.run(form, request)

@@ -105,7 +105,7 @@ def _pattern(form: StandardForm, w: Array, multipliers: tuple[Array, ...]) -> Re
         return None
     reformed = KKT().applied(form)
     program = reformed.program
-    if len(program.rows.products) or program.cones:
+    if program.rows.products.row.size or program.cones:
         return None
     return replace(reformed, program=_fixed(program, reformed.embed(w, multipliers)))
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import scipy.sparse as sp
 
-from bilevel.problem.functions import Array, Monomials, Rows
+from bilevel.problem.functions import NO_PRODUCTS, Array, Rows
 from bilevel.problem.standard import LEADER, StandardForm
 from bilevel.program import Progress, Termination
 from bilevel.reformulate.reformulation import Reformulated
@@ -159,4 +159,4 @@ def shape_floor(shape: Outer) -> float:
 
 def _row(columns: list[int], values: Array, rhs: float, n: int, name: str) -> Rows:
     A = sp.csr_array((values, (np.zeros(len(columns), int), columns)), shape=(1, n))
-    return Rows(A, np.array([rhs]), np.zeros(1, bool), Monomials.empty(), (name,))
+    return Rows(A, np.array([rhs]), np.zeros(1, bool), NO_PRODUCTS, (name,))

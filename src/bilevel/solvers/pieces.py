@@ -114,7 +114,7 @@ def reasons_against_pieces(form: StandardForm) -> list[str]:
             reasons.append(f"The leader's column {columns.names[j]} is integer. {other}")
     if form.cones:
         reasons.append(f"The leader has a cone constraint, {form.cones[0].name}. {other}")
-    if len(form.objective.cubic):
+    if form.objective.cubic.row.size:
         reasons.append(f"The leader's objective is cubic. {other}")
     values = _value_rows(form)
     for r in np.unique(form.rows.products.row):

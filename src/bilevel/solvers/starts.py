@@ -49,7 +49,7 @@ def initial_point(form: StandardForm) -> Array | None:
     Where that is unbounded or not convex, any point of it. The followers then respond to its
     leader decision, which gives a feasible point unless a coupling constraint objects.
     """
-    if len(form.rows.products) or any(len(f.rows.products) for f in form.followers):
+    if form.rows.products.row.size or any(f.rows.products.row.size for f in form.followers):
         return None
     if form.dual_variables or form.values:
         return None

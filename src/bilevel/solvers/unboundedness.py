@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 from bilevel.backends import Purpose
 from bilevel.errors import BilevelError
-from bilevel.problem.functions import Array, Monomials, Objective, Rows
+from bilevel.problem.functions import NO_PRODUCTS, Array, Monomials, Objective, Rows
 from bilevel.problem.standard import StandardForm, is_convex
 from bilevel.program import Program, RawAnswer, Termination
 from bilevel.reformulate.kkt import KKT
@@ -114,7 +114,7 @@ def has_ray(form: StandardForm, solve: Callable[[Program], RawAnswer]) -> bool:
     program = KKT().applied(form).program
     n = program.n
     objective = program.objective
-    if len(program.rows.products) or not is_convex(objective) or not objective.c.any():
+    if program.rows.products.row.size or not is_convex(objective) or not objective.c.any():
         return False
     direction = _recession(program, objective.c, flat=True)
     shifted = replace(direction.rows, A=_shift(direction.rows.A, n))
@@ -173,7 +173,7 @@ def _recession(program: Program, cost: Array, flat: bool) -> Program:
 
 def _equations(matrix: sp.csr_array, rhs: Array) -> Rows:
     count = len(rhs)
-    return Rows(matrix, rhs, np.ones(count, bool), Monomials.empty(), ("direction",) * count)
+    return Rows(matrix, rhs, np.ones(count, bool), NO_PRODUCTS, ("direction",) * count)
 
 
 def _shift(A: sp.csr_array, n: int) -> sp.csr_array:

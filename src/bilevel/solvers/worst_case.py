@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from bilevel.errors import UnsupportedProblem
 from bilevel.problem.functions import Array
-from bilevel.problem.standard import StandardForm
+from bilevel.problem.standard import StandardForm, is_strictly_convex
 from bilevel.reformulate.inner_dual import InnerDual
 from bilevel.response.extremes import extremes
 from bilevel.response.response import worst_completion
@@ -177,12 +175,6 @@ def _better(form: StandardForm, first: Array | None, second: Array | None) -> Ar
 def answers_are_unique(form: StandardForm) -> bool:
     """Return whether every follower has one best answer to every decision."""
     return not (form.linking_mask & form.follower_mask).any() and all(
-        not len(f.objective.cubic) and _is_strictly_convex(f.objective.P[f.columns][:, f.columns])
+        not f.objective.cubic.row.size and is_strictly_convex(f.objective, f.columns)
         for f in form.followers
     )
-
-
-def _is_strictly_convex(P: object) -> bool:
-    dense = P.toarray()  # type: ignore[attr-defined]
-    values = np.linalg.eigvalsh(dense)
-    return bool(values[0] > 1e-9 * max(values[-1], 1e-300))

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from bilevel.problem import level as compiled
-from bilevel.problem.cones import symmetrizer
-from bilevel.problem.functions import Array, Kind
+from bilevel.problem.functions import Array
 
 
 class LevelFunctions:
@@ -21,7 +20,7 @@ class LevelFunctions:
     level
         The compiled level.
     place
-        For each of its columns, its place in ``w``, or ``-2 - k`` for entry ``k`` of the products.
+        Where its columns stand in ``w``: see ``Level.places``.
     source
         For each compiled parameter entry, its index in ``theta``; ``-1`` is the last.
     n
@@ -38,18 +37,15 @@ class LevelFunctions:
         column = np.where(place >= 0, place, n - 2 - place)
         tensors = level.tensors()
         total = len(level.linear_rows)
-        none = np.empty(0, int)
-        sides = [np.concatenate([none, *(pair[s] for pair in level.side_rows)]) for s in range(2)]
+        sides = level.sides
         self._count = len(sides[0])
         self._left, self._right = (_Linear(tensors, rows, total, column, source) for rows in sides)
         linear = np.flatnonzero(level.linear_rows)
         self._rows = _Linear(tensors, linear, total, column, source)
         self._cones = [_Linear(tensors, rows, total, column, source) for rows in level.cone_rows]
         self._triangles = [
-            torch.from_numpy(symmetrizer(round(np.sqrt(len(rows)))).toarray())
-            if kind is Kind.SEMIDEFINITE
-            else None
-            for rows, kind in zip(level.cone_rows, level.cone_kinds, strict=True)
+            None if triangle is None else torch.from_numpy(triangle.toarray())
+            for triangle in level.triangles
         ]
         self.cone_sizes = tuple(
             len(rows) if triangle is None else len(triangle)
@@ -62,10 +58,8 @@ class LevelFunctions:
             np.zeros(len(c.row), int), column[c.row], source[c.parameter], c.value
         )
         self._constant = _Terms(constant.row, None, source[constant.parameter], constant.value)
-        whole = (P.row > P.column).any() == (P.row < P.column).any()
-        half = np.where(whole | (P.row == P.column), 0.5, 1.0)
         self._first, self._second = (torch.from_numpy(column[part]) for part in (P.row, P.column))
-        self._square = _Terms(np.zeros(len(P.row), int), None, source[P.parameter], half * P.value)
+        self._square = _Terms(np.zeros(len(P.row), int), None, source[P.parameter], P.value)
         # A product may contain earlier ones; a flat list needs one pass.
         nested = bool((self._left.columns >= n).any() or (self._right.columns >= n).any())
         self._passes = len(level.products) if nested else min(1, len(level.products))

@@ -11,7 +11,7 @@ from bilevel.backends.clarabel import Clarabel
 from bilevel.backends.tree.compact import Compact
 from bilevel.backends.tree.session import AbstractSession, NodeAnswer
 from bilevel.errors import BackendError
-from bilevel.problem.functions import Array, Monomials, Objective, Rows
+from bilevel.problem.functions import NO_PRODUCTS, Array, Objective, Rows
 from bilevel.program import Limits, Program, Termination
 
 
@@ -38,7 +38,7 @@ class ClarabelSession(AbstractSession):
             sp.csr_array(sp.vstack([compact.A[above], -compact.A[below]])),
             np.concatenate([most[above], -least[below]]),
             equality,
-            Monomials.empty(),
+            NO_PRODUCTS,
             ("row",) * len(equality),
         )
         program = Program(

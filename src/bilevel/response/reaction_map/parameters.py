@@ -54,13 +54,13 @@ def reasons_against(form: StandardForm) -> list[str]:
         for j in theta[columns.integer[theta]]
     ]
     for follower in form.followers:
-        if len(follower.rows.products):
+        if follower.rows.products.row.size:
             row = follower.rows.names[int(follower.rows.products.row[0])]
             reasons.append(
                 f"Constraint {row} of follower {follower.name!r} contains a product of variables, "
                 f"so the answer is not piecewise affine in the leader's; {use}"
             )
-        if len(follower.objective.cubic):
+        if follower.objective.cubic.row.size:
             reasons.append(
                 f"A leader variable scales the quadratic term of follower {follower.name!r}, so "
                 f"the answer is not piecewise affine; {use}"

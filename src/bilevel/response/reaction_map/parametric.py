@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel.backends import Purpose
-from bilevel.problem.functions import Array, Monomials, Objective, Rows
+from bilevel.problem.functions import NO_PRODUCTS, Array, Objective, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Termination
 from bilevel.response.answer import continuous_program, solve_continuous
@@ -118,7 +118,7 @@ class Parametric:
             sp.csr_array(self.A),
             self.b - self.B @ theta,
             self.equality,
-            Monomials.empty(),
+            NO_PRODUCTS,
             ("row",) * m,
         )
         objective = Objective(sp.csr_array(self.Q), self.c + self.D @ theta)

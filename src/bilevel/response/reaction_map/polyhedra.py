@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 from bilevel.backends import Purpose
 from bilevel.errors import BackendError
-from bilevel.problem.functions import Array, Monomials, Objective, Rows
+from bilevel.problem.functions import NO_PRODUCTS, Array, Objective, Rows
 from bilevel.program import Termination
 from bilevel.response.answer import continuous_program, solve_continuous
 from bilevel.response.reaction_map.polygons import tidy
@@ -62,7 +62,7 @@ class Polyhedron:
             sp.csr_array(np.vstack([self.E, self.G])),
             np.concatenate([self.e, self.g]),
             np.arange(count) < len(self.e),
-            Monomials.empty(),
+            NO_PRODUCTS,
             ("row",) * count,
         )
         program = continuous_program(Objective(sp.csr_array((self.n, self.n)), c), rows)

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 from bilevel.backends import Purpose
 from bilevel.errors import BackendError, UnsupportedProblem
-from bilevel.problem.functions import Array, Monomials, Objective, Rows
+from bilevel.problem.functions import NO_PRODUCTS, Array, Objective, Rows
 from bilevel.program import Termination
 from bilevel.response.answer import continuous_program, solve_continuous
 from bilevel.response.reaction_map.polyhedra import Polyhedron
@@ -117,9 +117,7 @@ def _reduced(H: Array, g: Array, over: Polyhedron) -> Minimum:
 
 def _convex(H: Array, g: Array, over: Polyhedron) -> Minimum:
     count = len(over.g)
-    rows = Rows(
-        sp.csr_array(over.G), over.g, np.zeros(count, bool), Monomials.empty(), ("row",) * count
-    )
+    rows = Rows(sp.csr_array(over.G), over.g, np.zeros(count, bool), NO_PRODUCTS, ("row",) * count)
     program = continuous_program(Objective(sp.csr_array(H), g), rows)
     raw, _ = solve_continuous(program, Purpose.CURVED)
     if raw is not None and raw.termination is Termination.OPTIMAL and raw.v is not None:

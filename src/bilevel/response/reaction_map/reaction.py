@@ -52,7 +52,8 @@ def reaction(
     Raises
     ------
     ProblemError
-        If no decision meets the leader's constraints and has an answer.
+        If no decision meets the leader's constraints and has an answer, or ``time_limit`` is not
+        positive.
     UnsupportedProblem
         If the answer is not piecewise affine, there are too many parameters, or two parameters are
         not bounded.
@@ -84,6 +85,8 @@ def reaction(
     """
     if not isinstance(problem, Problem):
         raise ProblemError(f"problem must be a bilevel.Problem, not {type(problem).__name__}.")
+    if time_limit is not None and not time_limit > 0:
+        raise ProblemError(f"time_limit must be a positive number of seconds, not {time_limit}.")
     form = problem.compile(parameters)
     if reasons := reasons_against(form):
         raise UnsupportedProblem(reasons)

@@ -255,13 +255,7 @@ class ReactionMap:
             f"{len(self.kinks)} kinks, {len(self.set_valued)} set-valued places, coverage "
             f"{'complete' if self.is_complete else 'INCOMPLETE'}"
         )
-        rows = [(self._where(part), self._formula(part)) for part in self._shown]
-        return table(rows, head=("where", "response"), caption=caption)
-
-    @property
-    def _shown(self) -> list[Region]:
-        regions = sorted(self.regions, key=lambda region: region.corners[0].tolist())
-        return regions + [part for part in self.boundary if not part.is_unique]
+        return table(self.rows(), head=("where", "response"), caption=caption)
 
     def summary(self) -> str:
         """Return the regions with their answers as text."""
@@ -271,8 +265,55 @@ class ReactionMap:
             f"{len(self.set_valued)}",
             f"coverage           {'complete' if self.is_complete else 'INCOMPLETE'}",
         ]
-        lines += [f"  {self._where(part)}: {self._formula(part)}" for part in self._shown]
+        lines += [f"  {where}: {response}" for where, response in self.rows()]
         return "\n".join(lines)
+
+    def rows(self) -> tuple[tuple[str, str], ...]:
+        """Return each region, and each set-valued place between regions, with the response there.
+
+        Returns
+        -------
+        tuple
+            Pairs of texts, from the least parameters on, such as ``"0 <= x <= 2"`` and
+            ``"y = 1 - 0.5 x"``.
+        """
+        return tuple((self._where(part), self._formula(part)) for part in self._shown())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers, lists and strings, ready for JSON but for infinite corners.
+
+        Returns
+        -------
+        dict
+            The names ``parameters`` and ``answers``, ``complete``, ``domain``, the ``kinks``, and
+            the ``regions``: ``where`` in words, ``corners``, ``A`` and ``b`` of the region, and
+            ``K`` and ``k`` of the response, ``null`` where it is not unique.
+        """
+        return {
+            "parameters": list(self.parameters),
+            "answers": list(self.answers),
+            "complete": self.is_complete,
+            "domain": self.domain.tolist(),
+            "kinks": [part.corners.tolist() for part in self.kinks],
+            "regions": [
+                {
+                    "where": self._where(part),
+                    "response": self._formula(part),
+                    "dimension": part.dimension,
+                    "corners": part.corners.tolist(),
+                    "A": part.A.tolist(),
+                    "b": part.b.tolist(),
+                    "unique": part.is_unique,
+                    "K": None if part.K is None else part.K.tolist(),
+                    "k": None if part.k is None else part.k.tolist(),
+                }
+                for part in self._shown()
+            ],
+        }
+
+    def _shown(self) -> list[Region]:
+        shown = sorted(self.regions, key=lambda region: region.corners[0].tolist())
+        return shown + [part for part in self.boundary if not part.is_unique]
 
     def _formula(self, part: Region) -> str:
         if part.K is None or part.k is None:
