@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         InnerDual,
         Product,
         StrongDuality,
-        WorstAnswer,
+        WorstResponse,
         lift,
     )
     from bilevel.response.reaction_map.reaction import reaction
@@ -112,7 +112,7 @@ _LATER = {
     "Tolerances": "bilevel.solution",
     "UnsupportedDerivative": "bilevel.errors",
     "UnsupportedProblem": "bilevel.errors",
-    "WorstAnswer": "bilevel.reformulate",
+    "WorstResponse": "bilevel.reformulate",
     "WorstCase": "bilevel.solvers",
     "gradcheck": "bilevel.layers.gradcheck",
     "lift": "bilevel.reformulate",
@@ -122,6 +122,7 @@ _LATER = {
     "verify": "bilevel.certificates",
     "write": "bilevel.io",
 }
+_RENAMED = {"WorstAnswer": "WorstResponse"}
 _ROOMS = frozenset(
     {
         "adjoints",
@@ -162,6 +163,10 @@ _WITH_TORCH = frozenset(
 if not TYPE_CHECKING:  # or a type checker would take every misspelt name for one of these
 
     def __getattr__(name: str) -> Any:
+        if name in _RENAMED:
+            from bilevel.deprecation import renamed_attribute
+
+            return renamed_attribute("bilevel", name, _RENAMED)
         if name not in _LATER and name not in _ROOMS:
             raise AttributeError(f"module 'bilevel' has no attribute {name!r}")
         if name in _WITH_TORCH:
@@ -227,8 +232,8 @@ __all__ = [
     "Tolerances",
     "UnsupportedDerivative",
     "UnsupportedProblem",
-    "WorstAnswer",
     "WorstCase",
+    "WorstResponse",
     "gradcheck",
     "instances",
     "lift",

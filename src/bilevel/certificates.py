@@ -14,7 +14,7 @@ from bilevel.problem.functions import Array
 from bilevel.problem.problem import Problem
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Termination
-from bilevel.response.answer import FollowerAnswer, answer
+from bilevel.response.best_response import FollowerResponse, best_response
 from bilevel.response.extremes import Extremes, extremes
 from bilevel.response.multipliers import multiplier_violation, multipliers_are_unique
 from bilevel.response.point import complete_point, values_of
@@ -133,7 +133,7 @@ def certify(form: StandardForm, w: Array, tolerances: Tolerances) -> Certificate
 
 @dataclass(frozen=True)
 class _Check:
-    answer: FollowerAnswer
+    answer: FollowerResponse
     gap: float
     violation: float
     notes: tuple[str, ...]
@@ -142,11 +142,11 @@ class _Check:
 def _check_followers(form: StandardForm, w: Array, tolerances: Tolerances) -> list[_Check]:
     checks = []
     for k, follower in enumerate(form.followers):
-        found = answer(form, k, w, Purpose.CERTIFICATE)
+        found = best_response(form, k, w, Purpose.CERTIFICATE)
         violation = float(follower.rows.violation(w).max(initial=0.0))
         violation = max([violation, *(cone.violation(w) for cone in follower.cones)])
         if found.termination is not Termination.OPTIMAL and violation <= tolerances.violation:
-            found = answer(form, k, w, Purpose.CERTIFICATE, admit=True)
+            found = best_response(form, k, w, Purpose.CERTIFICATE, admit=True)
         value = _own_value(form, k, w)
         notes = []
         gap = np.inf

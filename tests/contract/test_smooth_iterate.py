@@ -8,6 +8,7 @@ import torch
 
 import bilevel as bl
 from bilevel import Status
+from bilevel.solvers.best_responses import BestResponses
 from bilevel.solvers.smooth import (
     AbstractIterativeSolver,
     Newton,
@@ -247,6 +248,7 @@ def test_descent_asks_the_callback_before_it_moves_on():
         (lambda: bl.ReducedNewton(limit=7), "ReducedNewton", 7),
         (lambda: Newton(limit=7), "Newton", 7),
         (lambda: bl.adjoints.Implicit(limit=7), "Implicit", 7),
+        (lambda: BestResponses(rounds=7), "BestResponses", 7),
     ],
 )
 def test_old_names_of_step_counts_still_work(make, old, new):

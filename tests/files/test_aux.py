@@ -163,7 +163,7 @@ BAD = {
     "LO nan": (lambda t: t.replace("LO 4", "LO nan"), 7, "not a number"),
     "LO infinite": (lambda t: t.replace("LO 4", "LO 1e30"), 7, "infinite"),
     "LC too large": (lambda t: t.replace("LC 3", "LC 4"), 4, "LC 4 is too large"),
-    "LC twice": (lambda t: t.replace("LC 3", "LC 1"), 4, "a second time (before in line 3)"),
+    "LC twice": (lambda t: t.replace("LC 3", "LC 1"), 4, "'p' a second time (before in line 3)"),
     "LC unknown": (lambda t: t.replace("LC 3", "LC z"), 4, "'z', which the MPS file lacks"),
     "LC negative": (lambda t: t.replace("LC 3", "LC -3"), 4, "'-3', which the MPS file lacks"),
     "LR unknown": (lambda t: t.replace("LR 2", "LR cost"), 6, "'cost', which the MPS file lacks"),

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import bilevel as bl
+from bilevel.program import Progress
+from bilevel.solvers.solver import Recorder, Request
 
 
 def parts(shift=0.0):
@@ -54,6 +56,15 @@ def test_nodes_seconds_and_trace_continue():
     moments = [seconds for seconds, *_ in second.stats.trace]
     assert moments == sorted(moments)
     assert second.stats.resume is None
+
+
+def test_moments_of_a_search_that_goes_on_come_after_those_before():
+    """The search's own seconds leave out what preparing it took, which its moments count."""
+    earlier = ((0.1, None, -2.0), (5.0, 1.0, 0.0))
+    recorder = Recorder(game().compile(), Request(spent=0.3), earlier=earlier)
+    recorder(Progress(0.0, 0.5, 0.0, 7))
+    assert recorder.trace[:2] == earlier
+    assert recorder.trace[2][0] >= 5.0
 
 
 def test_other_numbers_begin_a_new_search_and_say_so():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bilevel as bl
-from bilevel.response.answer import answer
+from bilevel.response.best_response import best_response
 
 THREADS = 4
 VALUES = np.linspace(0.5, 4.0, 12)
@@ -81,7 +81,7 @@ def picture(form):
         "c": follower.objective.c,
         "A": follower.rows.A.toarray(),
         "b": follower.rows.b,
-        "answer": answer(form, 0, np.full(form.n, 1.0)).y,
+        "answer": best_response(form, 0, np.full(form.n, 1.0)).y,
     }
 
 
@@ -93,7 +93,7 @@ def test_answers_of_one_form_in_many_threads():
     def work(x):
         w = np.zeros(form.n)
         w[form.columns.names.index("x")] = x
-        return float(answer(form, 0, w).y[0])
+        return float(best_response(form, 0, w).y[0])
 
     points = list(np.linspace(-3, 9, 200))
     for x, y in zip(points, together(work, points), strict=True):

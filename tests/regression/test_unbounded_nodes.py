@@ -11,6 +11,8 @@ from tests.registry import OPTIMISTIC, SOLVERS, rows
 
 import bilevel as bl
 from bilevel import Status, UnsupportedProblem
+from bilevel.program import RawAnswer, Termination
+from bilevel.solvers.unboundedness import settle
 
 EXACT = tuple(row for row in SOLVERS if row.exact and row.stances >= OPTIMISTIC)
 
@@ -86,6 +88,36 @@ def test_no_optimum_and_no_emptiness_is_claimed(row, case):
         Status.FAILED,
     ), solution.summary()
     assert solution.bound is None
+
+
+@pytest.mark.parametrize("found", [True, False], ids=["a point", "no point"])
+def test_the_floor_is_no_bound_where_a_limit_was_met(found):
+    """A search that stops in its second phase knows that ``max(F, floor) >= floor``: nothing."""
+    form = opposed_rows().compile()
+    program = bl.KKT().apply(form).program
+    first = RawAnswer(Termination.OPTIMAL, np.zeros(program.n), 0.0, None, 1, 0.0, "claimed")
+    asked = []
+
+    def stopped(floored):
+        asked.append(floored)
+        floor = floored.lower[-1]
+        v = np.append(np.zeros(program.n), 0.0) if found else None
+        return RawAnswer(Termination.LIMIT, v, floor, None, 1, 0.0, "time limit")
+
+    settled = settle(form, program, first, stopped)
+    assert len(asked) == 1
+    assert settled.termination is Termination.LIMIT
+    assert settled.bound == -np.inf
+
+
+def test_a_bound_above_the_floor_is_kept():
+    form = opposed_rows().compile()
+    program = bl.KKT().apply(form).program
+    first = RawAnswer(Termination.OPTIMAL, np.zeros(program.n), 0.0, None, 1, 0.0, "claimed")
+    better = RawAnswer(
+        Termination.OPTIMAL, np.append(np.zeros(program.n), -3.0), -3.0, None, 1, 0.0, "optimal"
+    )
+    assert settle(form, program, first, lambda floored: better).bound == -3.0
 
 
 @pytest.mark.backend("scip")

@@ -24,7 +24,7 @@ from scipy.optimize import linprog
 
 import bilevel as bl
 from bilevel.backends import Purpose
-from bilevel.response.answer import answer
+from bilevel.response.best_response import best_response
 
 # CVXPY's own remarks about a variable with a sparsity pattern and about squares of parameters.
 pytestmark = [
@@ -651,7 +651,7 @@ def test_answer_is_that_of_cvxpy_alone(source, maximize):
     alone, _ = compiled.alone()
     alone.solve(**ACCURATE)
     for purpose in (Purpose.FOLLOWER, Purpose.CERTIFICATE):
-        found = answer(compiled.form, 0, compiled.columns(), purpose)
+        found = best_response(compiled.form, 0, compiled.columns(), purpose)
         assert compiled.sign * found.value == pytest.approx(alone.value, rel=1e-6, abs=1e-6)
 
 
@@ -661,7 +661,7 @@ def test_multipliers_are_those_of_cvxpy_alone(source, maximize):
     compiled = Compiled(source, maximize)
     alone, rows = compiled.alone()
     alone.solve(**ACCURATE)
-    found = answer(compiled.form, 0, compiled.columns())
+    found = best_response(compiled.form, 0, compiled.columns())
     prices = by_constraint(compiled.form.followers[0].rows.names, found.multipliers)
     for number, constraint in enumerate(rows):
         if source.smooth or number in prices:
@@ -742,7 +742,7 @@ def test_new_parameter_values_need_no_second_compilation(source, compilations):
         form = compiled.problem.compile(given)
         for parameter, value in given.items():
             parameter.value = value
-        found = answer(form, 0, compiled.columns())
+        found = best_response(form, 0, compiled.columns())
         recompiled = len(compilations) - before
         alone, _ = compiled.alone()
         alone.solve(**ACCURATE)

@@ -21,7 +21,7 @@ from bilevel.problem.cones import (
     to_triangle,
 )
 from bilevel.problem.functions import Objective, Rows
-from bilevel.response.answer import continuous_program
+from bilevel.response.best_response import continuous_program
 from bilevel.response.duality import weak_bound
 
 SEEDS = st.integers(0, 10_000)

@@ -65,3 +65,10 @@ def test_old_names_of_solvers_and_structure():
         assert Stats("SingleLevel").rest is None
     with pytest.warns(DeprecationWarning, match="Structure.PRICES is now called DUAL_VARIABLES"):
         assert bl.Structure.PRICES is bl.Structure.DUAL_VARIABLES
+
+
+def test_old_names_of_reformulations():
+    with pytest.warns(DeprecationWarning, match="WorstAnswer is now called WorstResponse"):
+        assert bl.WorstAnswer is bl.WorstResponse
+    with pytest.warns(DeprecationWarning, match="WorstAnswer is now called WorstResponse"):
+        assert bl.reformulate.WorstAnswer is bl.WorstResponse

@@ -39,7 +39,7 @@ def answers(form, reformed, seed):
         w[:3] = rng.uniform(-2, 2, 3)
         response = respond(form, w)
         if response is not None:
-            multipliers = tuple(one.multipliers for one in response.answers)
+            multipliers = tuple(one.multipliers for one in response.responses)
             yield reformed.embed(response.w, multipliers)
 
 

@@ -18,7 +18,7 @@ from bilevel.backends.tree.search import Search
 from bilevel.errors import BackendError
 from bilevel.problem.functions import Monomials, Objective, Rows
 from bilevel.program import Limits, Program, Termination
-from bilevel.response.answer import solve_continuous
+from bilevel.response.best_response import solve_continuous
 
 
 def draw(seed: int, curved: bool, integers: int = 0) -> Program:

@@ -17,7 +17,7 @@ from bilevel.layers.bilevel_model import Model
 from bilevel.layers.options import OnFailure
 from bilevel.layers.result import Record
 from bilevel.problem.functions import Array
-from bilevel.response.answer import answer
+from bilevel.response.best_response import best_response
 from bilevel.solvers.compiled import certified
 from bilevel.solvers.solver import AbstractSolver, Request
 from bilevel.status import Status
@@ -156,7 +156,7 @@ class Equilibrium(AbstractRule):
                 return None, solution.status, solution.stats.note
             w = outcome.w
             cones = [
-                np.concatenate([np.empty(0), *answer(form, k, w).cone_multipliers])
+                np.concatenate([np.empty(0), *best_response(form, k, w).cone_multipliers])
                 for k in range(len(form.followers))
             ]
             root = self._ways.prepared.find(w, torch.from_numpy(theta), cones)

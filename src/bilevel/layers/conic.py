@@ -17,7 +17,7 @@ from bilevel.problem.cones import Cone
 from bilevel.problem.functions import NO_PRODUCTS, Array, Objective, Rows
 from bilevel.problem.parametric import ParametricProgram
 from bilevel.program import Limits, Program
-from bilevel.response.answer import continuous_program, solve_continuous
+from bilevel.response.best_response import continuous_program, solve_continuous
 from bilevel.status import Status
 
 _STEPS = 12

@@ -16,7 +16,7 @@ from bilevel.layers.result import ACCEPTED, NOT_FINITE, Record, verdict
 from bilevel.problem.functions import Array, Monomials, Objective, Rows
 from bilevel.problem.parametric import ParametricProgram
 from bilevel.program import Limits, RawAnswer
-from bilevel.response.answer import continuous_program, solve_continuous
+from bilevel.response.best_response import continuous_program, solve_continuous
 from bilevel.status import Status
 
 #: An answer with a larger residual is polished.

@@ -14,7 +14,7 @@ from bilevel.problem.affine import AffineMatrix
 from bilevel.problem.functions import NO_PRODUCTS, Array, Objective, Rows
 from bilevel.problem.parametric import ParametricProgram
 from bilevel.program import Limits
-from bilevel.response.answer import continuous_program, solve_continuous
+from bilevel.response.best_response import continuous_program, solve_continuous
 from bilevel.status import Status
 
 

@@ -91,15 +91,15 @@ def split(
     once = simple & (count == 1) & used
     if once.any():
         parts.append(_once(left, right, weight, once, n))
-    rest = ~simple & used
+    remaining = ~simple & used
     terms = tuple(Terms.join(*column) for column in zip(*parts, strict=True))
-    if not rest.any():
+    if not remaining.any():
         return (), terms  # type: ignore[return-value]
-    sides = left.take(rest), right.take(rest)
-    number = np.cumsum(rest) - 1
+    sides = left.take(remaining), right.take(remaining)
+    number = np.cumsum(remaining) - 1
     weights = _all_terms(weight)
-    weights = weights.take(rest[weights.place])
-    kept = Affine.collect(weights.move(number[weights.place]), int(rest.sum()))
+    weights = weights.take(remaining[weights.place])
+    kept = Affine.collect(weights.move(number[weights.place]), int(remaining.sum()))
     other = None if sides[0].equals(sides[1]) else sides[1]
     return (Curvature(sides[0], other, kept),), terms  # type: ignore[return-value]
 

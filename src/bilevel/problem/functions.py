@@ -134,14 +134,14 @@ class Rows:
             unit = replace(unit, products=products)
         return unit, factor
 
-    def relaxed(self, room: float) -> Rows:
-        """Return rows of unit norm that may be missed by ``room``, each equation as two rows."""
+    def relaxed(self, tolerance: float) -> Rows:
+        """Return rows of unit norm that may be missed by a tolerance, each equation as two rows."""
         rows, _ = self.unit()
         turned = rows.take(rows.equality)
         terms = replace(turned.products, value=-turned.products.value)
         turned = replace(turned, A=-turned.A, b=-turned.b, products=terms)
         both = Rows.stack(rows, turned)
-        return replace(both, b=both.b + room, equality=np.zeros(len(both), bool))
+        return replace(both, b=both.b + tolerance, equality=np.zeros(len(both), bool))
 
     def pad(self, n: int) -> Rows:
         """Return the same rows over ``n`` columns, the new ones with zero coefficients."""

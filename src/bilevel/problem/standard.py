@@ -29,7 +29,7 @@ class Columns:
         Bounds, shape ``(n,)``, infinite where absent. Only the leader's columns have finite
         ones: a follower's bounds are rows, because each has a multiplier.
     integer
-        Which columns must be whole numbers, shape ``(n,)``.
+        Which columns must be integers, shape ``(n,)``.
     owner
         Index of the follower that decides a column, or ``LEADER``, shape ``(n,)``.
     auxiliary
@@ -180,8 +180,8 @@ class StandardForm:
     def integer_followers(self) -> tuple[str, ...]:
         """A reason against every method for continuous followers, per integer follower."""
         names = self.columns.names
-        whole = self.columns.integer
-        decides = [(f.name, f.columns[whole[f.columns]]) for f in self.followers]
+        integer = self.columns.integer
+        decides = [(f.name, f.columns[integer[f.columns]]) for f in self.followers]
         return tuple(
             f"Follower {name!r} decides the integer variable {names[own[0]]}. Optimality "
             f"conditions and strong duality do not hold for integer followers, and no solver for "

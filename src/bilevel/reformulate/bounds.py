@@ -13,7 +13,7 @@ from bilevel.problem.functions import Array, Objective, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.reformulate.closed_bounds import network_bounds, packing_bounds
 from bilevel.reformulate.mccormick import MARGIN, extremes, relaxation, unit
-from bilevel.response.answer import continuous_program, solve_continuous
+from bilevel.response.best_response import continuous_program, solve_continuous
 
 
 def slack_bounds(form: StandardForm, k: int) -> tuple[Array, str]:

@@ -103,12 +103,12 @@ class InnerDual(AbstractReformulation):
                 if not follows_from_optimality(form, row):
                     label = f"worst {form.rows.names[r]}"
                     scales += self._block(builder, linearizer, form, row, 0, label)
-        rest = _leader_part(form, mask)
+        remaining = _leader_part(form, mask)
         n = len(builder)
         c = np.zeros(n)
-        c[: form.n] = rest.c
+        c[: form.n] = remaining.c
         c[worst] += 1.0
-        objective = replace(rest.pad(n), c=c)
+        objective = replace(remaining.pad(n), c=c)
         empty = tuple(np.empty(0, int) for _ in form.followers)
         program = builder.build(objective)
         return Reformulated(program, form.n, empty, self.encoding.proved, scales=tuple(scales))
@@ -126,7 +126,7 @@ class InnerDual(AbstractReformulation):
         parts_linear = []
         parts_products = []
         scales = []
-        rest, costs = split(form, row, r)
+        remaining, costs = split(form, row, r)
         for k, follower in enumerate(form.followers):
             lam = add_multipliers(builder, follower, None, label=label)
             name = f"{label}[{follower.name}"
@@ -143,11 +143,11 @@ class InnerDual(AbstractReformulation):
             parts_products.append(products)
         n = len(builder)
         vector = np.zeros(n)
-        vector[: len(rest[0])] = rest[0]
+        vector[: len(remaining[0])] = remaining[0]
         for columns, values in parts_linear:
             np.add.at(vector, columns, values)
-        factors = np.concatenate([rest[1].factors, *(f for f, _ in parts_products)])
-        value = np.concatenate([rest[1].value, *(v for _, v in parts_products)])
+        factors = np.concatenate([remaining[1].factors, *(f for f, _ in parts_products)])
+        value = np.concatenate([remaining[1].value, *(v for _, v in parts_products)])
         total = Rows(
             sp.csr_array(vector[None, :]),
             row.b[[r]],

@@ -12,7 +12,7 @@ from bilevel.problem.standard import StandardForm, is_convex
 from bilevel.program import Program, Termination
 from bilevel.reformulate.builder import Builder
 from bilevel.reformulate.reformulation import add_multipliers, begin, stationarity
-from bilevel.response.answer import sweep_continuous
+from bilevel.response.best_response import sweep_continuous
 
 # Beyond this size a value is taken for unbounded, and an optimum is widened by the margin, so that
 # an LP's own tolerance cannot make a bound too small.

@@ -28,7 +28,7 @@ def split(
     terms = row.products
     inside = mask[terms.factors].any(axis=1) if len(terms) else np.zeros(0, bool)
     outside = Monomials(terms.row[~inside], terms.factors[~inside], terms.value[~inside])
-    rest = (np.where(mask, 0.0, line), outside)
+    remaining = (np.where(mask, 0.0, line), outside)
     costs = []
     for follower in form.followers:
         position = np.full(len(line), -1)
@@ -49,7 +49,7 @@ def split(
                 np.concatenate(value),
             )
         )
-    return rest, costs
+    return remaining, costs
 
 
 def dual_rows(
@@ -172,7 +172,7 @@ def reasons_against(form: StandardForm) -> list[str]:
         reasons.append("The leader's constraints must be linear in the followers' variables.")
     # An epigraph that the leader minimises over answers follower by follower: the worst answer
     # must be taken before that minimum, which this form does not do.
-    if _epigraph_of_answers(form):
+    if _epigraph_of_responses(form):
         reasons.append(
             "The leader's problem must be linear in the followers' variables (no absolute "
             "values or maxima of them)."
@@ -183,7 +183,7 @@ def reasons_against(form: StandardForm) -> list[str]:
     return reasons
 
 
-def _epigraph_of_answers(form: StandardForm) -> bool:
+def _epigraph_of_responses(form: StandardForm) -> bool:
     """Return whether auxiliary leader columns are tied to follower columns by leader rows."""
     auxiliary = form.columns.auxiliary & ~form.follower_mask
     if not auxiliary.any():

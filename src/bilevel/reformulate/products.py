@@ -76,12 +76,12 @@ class Linearizer:
         keep = np.ones(upper.nnz, bool)
         terms = []
         for t, (i, j, value) in enumerate(zip(upper.row, upper.col, upper.data, strict=True)):
-            whole = [c for c in (int(i), int(j)) if self._is_whole(c)]
-            if not whole:
+            integer = [c for c in (int(i), int(j)) if self._is_integer(c)]
+            if not integer:
                 continue
             keep[t] = False
-            first = whole[0]
-            other = int(j) if int(i) == whole[0] else int(i)
+            first = integer[0]
+            other = int(j) if int(i) == integer[0] else int(i)
             # The diagonal carries x*x/2.
             value = 0.5 * value if i == j else value
             bits = self._expand(first)
@@ -106,10 +106,10 @@ class Linearizer:
         for row, (i, j), value in zip(terms.row, terms.factors, terms.value, strict=True):
             i = int(i)
             j = int(j)
-            if builder.is_binary(i) or builder.is_binary(j) or not self._is_whole(i, j):
+            if builder.is_binary(i) or builder.is_binary(j) or not self._is_integer(i, j):
                 products.append((row, (i, j), value))
                 continue
-            first, other = (i, j) if self._is_whole(i) else (j, i)
+            first, other = (i, j) if self._is_integer(i) else (j, i)
             bits = self._expand(first)
             linear.append((row, other, value * bits.low))
             products += [(row, (b, other), value * weight) for weight, b in bits.parts]
@@ -125,7 +125,7 @@ class Linearizer:
         )
         return replace(rows.pad(n), A=sp.csr_array(rows.pad(n).A + extra), products=kept)
 
-    def _is_whole(self, *columns: int) -> bool:
+    def _is_integer(self, *columns: int) -> bool:
         """Return whether one of some columns is an integer of a short range."""
         return any(self._builder.range(c) < 2**MOST_BITS for c in columns)
 

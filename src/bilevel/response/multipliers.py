@@ -11,8 +11,8 @@ from bilevel.backends import Purpose
 from bilevel.problem.functions import NO_PRODUCTS, Array, Objective, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Program, Termination
-from bilevel.response.answer import (
-    FollowerAnswer,
+from bilevel.response.best_response import (
+    FollowerResponse,
     continuous_program,
     follower_program,
     solve_continuous,
@@ -70,7 +70,7 @@ def multiplier_violation(form: StandardForm, w: Array) -> float:
 
 
 def multipliers_are_unique(
-    form: StandardForm, w: Array, answers: Sequence[FollowerAnswer]
+    form: StandardForm, w: Array, answers: Sequence[FollowerResponse]
 ) -> bool | None:
     """Return whether every follower has only one vector of optimal multipliers.
 
@@ -96,9 +96,9 @@ def _is_unique(program: Program, y: Array) -> bool | None:
     lower = np.where(program.rows.equality[active], -np.inf, 0.0)
     direction = np.random.default_rng(0).normal(size=count)
     # The optimum is known to a tolerance only, so stationarity may be missed by that much.
-    room = 1e-7 * max(1.0, float(abs(gradient).max(initial=0.0)))
+    tolerance = 1e-7 * max(1.0, float(abs(gradient).max(initial=0.0)))
     matrix = sp.csr_array(sp.vstack([transposed, -transposed]))
-    rows = _inequalities(matrix, np.concatenate([-gradient + room, gradient + room]))
+    rows = _inequalities(matrix, np.concatenate([-gradient + tolerance, gradient + tolerance]))
     nothing = Objective(sp.csr_array((count, count)), np.zeros(count))
     multipliers = continuous_program(nothing, rows, lower, np.full(count, np.inf))
     ends = []

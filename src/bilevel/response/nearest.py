@@ -9,7 +9,7 @@ from bilevel.backends import Purpose
 from bilevel.problem.functions import NO_PRODUCTS, Array, Objective, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Program
-from bilevel.response.answer import continuous_program, solve_continuous
+from bilevel.response.best_response import continuous_program, solve_continuous
 
 
 def nearest_feasible(form: StandardForm, w: Array) -> Array | None:

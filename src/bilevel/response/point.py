@@ -16,7 +16,7 @@ from bilevel.problem.leaves import Leaf, as_array
 from bilevel.problem.names import NamedVariable
 from bilevel.problem.standard import LEADER, StandardForm
 from bilevel.program import Termination
-from bilevel.response.answer import answer, continuous_program, solve_continuous
+from bilevel.response.best_response import best_response, continuous_program, solve_continuous
 from bilevel.response.response import optimistic_completion, respond
 
 
@@ -60,7 +60,7 @@ def complete_point(
             w[column] = form.followers[k].objective.sign * form.followers[k].objective.evaluate(w)
     for dual in form.dual_variables:
         if not known[dual.column]:
-            one = answer(form, dual.follower, w)
+            one = best_response(form, dual.follower, w)
             if one.multipliers is not None:
                 w[dual.column] = one.multipliers[dual.row]
     return _fill_auxiliary(form, w, LEADER, form.objective, form.rows, form.cones)
@@ -79,7 +79,7 @@ def _fill_followers(form: StandardForm, w: Array, known: Array) -> Array:
             return response.w
     for k, follower in enumerate(form.followers):
         if missing[k]:
-            found = answer(form, k, w)
+            found = best_response(form, k, w)
             if found.y is None:
                 raise ProblemError(
                     f"The point has no value for follower {follower.name!r}, which has no "
@@ -178,13 +178,13 @@ def _whole_vectors(
     point: Mapping[Any, Any], leaves: Mapping[int, Leaf], vectors: set[str]
 ) -> tuple[dict[Any, Any], dict[int, Any]]:
     """Return what is left of a point, and vectors put together from entries that have names."""
-    rest = dict(point)
+    remaining = dict(point)
     values = {}
     for i, leaf in leaves.items():
         if not isinstance(leaf.variable, NamedVariable):
             continue
         entries = [name for name in leaf.variable.entries if name not in vectors]
-        given = [name for name in entries if name in rest]
+        given = [name for name in entries if name in remaining]
         if not given:
             continue
         if len(given) < leaf.variable.size:
@@ -193,5 +193,5 @@ def _whole_vectors(
                 f"The point names {given[0]!r}, but lacks {lacking!r} of the same level; give all "
                 f"{leaf.variable.size} entries of {leaf.variable.name()}."
             )
-        values[i] = np.array([float(rest.pop(name)) for name in given])
-    return rest, values
+        values[i] = np.array([float(remaining.pop(name)) for name in given])
+    return remaining, values

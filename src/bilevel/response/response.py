@@ -13,9 +13,9 @@ from bilevel.errors import BackendError
 from bilevel.problem.functions import NO_PRODUCTS, Array, Objective, Rows
 from bilevel.problem.standard import LEADER, StandardForm
 from bilevel.program import Limits, Program, RawAnswer, Termination
-from bilevel.response.answer import (
-    FollowerAnswer,
-    answer,
+from bilevel.response.best_response import (
+    FollowerResponse,
+    best_response,
     continuous_program,
     follower_program,
     single_point,
@@ -34,35 +34,35 @@ class Response:
         The problem.
     w
         All columns; those of the leader are the decision, those of the followers an optimal answer.
-    answers
+    responses
         One per follower.
     """
 
     form: StandardForm
     w: Array
-    answers: tuple[FollowerAnswer, ...]
+    responses: tuple[FollowerResponse, ...]
 
     @property
     def is_complete(self) -> bool:
         """Whether every follower has an optimal answer with a known face."""
-        return all(a.face is not None for a in self.answers)
+        return all(a.face is not None for a in self.responses)
 
     def pinned(self) -> Response:
         """Return the same where unknown sets of best answers of conic followers are one point."""
-        answers = tuple(
+        responses = tuple(
             replace(one, face=single_point(np.asarray(one.y)))
             if one.face is None and follower.cones
             else one
-            for follower, one in zip(self.form.followers, self.answers, strict=True)
+            for follower, one in zip(self.form.followers, self.responses, strict=True)
         )
-        return replace(self, answers=answers)
+        return replace(self, responses=responses)
 
     def extreme(
         self,
         objective: Objective,
         free: Array,
         with_leader_rows: bool,
-        room: float = 0.0,
+        tolerance: float = 0.0,
         limits: Limits | None = None,
     ) -> tuple[RawAnswer | None, Array]:
         """Minimise a function over the followers' faces and the leader columns ``free``.
@@ -75,7 +75,7 @@ class Response:
             Leader columns that may move too, shape ``(k,)``.
         with_leader_rows
             Whether the leader's constraints must hold.
-        room
+        tolerance
             How far they may be missed, on rows of unit norm.
         limits
             When to give up.
@@ -85,7 +85,7 @@ class Response:
         tuple
             The raw answer (``None`` where no backend takes the program) and the full columns.
         """
-        columns, program = self._program(free, with_leader_rows, room)
+        columns, program = self._program(free, with_leader_rows, tolerance)
         cost = objective.project(columns, self.w).pad(program.n)
         program = replace(program, objective=cost)
         raw, _ = solve_continuous(program, Purpose.EXTREME, limits or Limits())
@@ -115,7 +115,7 @@ class Response:
         return w
 
     def _program(
-        self, free: Array, with_leader_rows: bool, room: float = 0.0
+        self, free: Array, with_leader_rows: bool, tolerance: float = 0.0
     ) -> tuple[Array, Program]:
         """Return the columns that move, and the program of all best answers without an objective.
 
@@ -126,7 +126,7 @@ class Response:
         n = len(columns)
         parts = []
         offset = 0
-        for follower, one in zip(form.followers, self.answers, strict=True):
+        for follower, one in zip(form.followers, self.responses, strict=True):
             parts.append(_shift(one.face, offset, n))
             offset += len(follower.columns)
         cones = ()
@@ -134,7 +134,7 @@ class Response:
             value_rows = {f"value[{form.followers[k].name}]" for _, k in form.values}
             keep = np.array([name not in value_rows for name in form.rows.names], bool)
             leader = form.rows.take(keep).project(columns, self.w)
-            parts.append(leader.relaxed(room) if room else leader)
+            parts.append(leader.relaxed(tolerance) if tolerance else leader)
             cones = tuple(cone.project(columns, self.w) for cone in form.cones)
         lower = form.columns.lower[columns]
         upper = form.columns.upper[columns]
@@ -161,7 +161,7 @@ class Response:
         For an LP or convex QP they are the same set at every best answer.
         """
         form = self.form
-        one = self.answers[k]
+        one = self.responses[k]
         program = follower_program(form, k, self.w)
         y = one.y
         rows = program.rows
@@ -217,7 +217,7 @@ def _respond(form: StandardForm, w: Array, purpose: Purpose) -> tuple[Terminatio
     w = w.copy()
     found = []
     for k, follower in enumerate(form.followers):
-        one = answer(form, k, w, purpose)
+        one = best_response(form, k, w, purpose)
         if one.y is None:
             return one.termination, None
         w[follower.columns] = one.y
@@ -245,7 +245,7 @@ def optimistic_completion(form: StandardForm, w: Array) -> Array | None:
 
 
 def best_completion(
-    form: StandardForm, w: Array, stays: Array, room: float = 0.0
+    form: StandardForm, w: Array, stays: Array, tolerance: float = 0.0
 ) -> tuple[Termination, Array | None]:
     """Return the leader's best point at the linking columns of ``w``, or why there is none.
 
@@ -260,7 +260,7 @@ def best_completion(
     stays
         Which leader columns stay besides the linking ones, shape ``(n,)``; integers among the
         others are chosen again.
-    room
+    tolerance
         How far the leader's rows, of unit norm, may be missed where they hold for no best answer:
         answers are known up to a tolerance.
 
@@ -282,8 +282,10 @@ def best_completion(
     fixed[[column for column, _ in form.values]] = True
     free = np.flatnonzero((columns.owner == LEADER) & ~fixed)
     raw, best = response.extreme(form.objective, free, with_leader_rows=True)
-    if room and raw is not None and raw.termination is Termination.INFEASIBLE:
-        raw, best = response.extreme(form.objective, free, with_leader_rows=True, room=room)
+    if tolerance and raw is not None and raw.termination is Termination.INFEASIBLE:
+        raw, best = response.extreme(
+            form.objective, free, with_leader_rows=True, tolerance=tolerance
+        )
     if raw is None or raw.termination is not Termination.OPTIMAL:
         return (Termination.NUMERICAL if raw is None else raw.termination), None
     return Termination.OPTIMAL, best

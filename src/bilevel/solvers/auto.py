@@ -13,7 +13,7 @@ from bilevel.reformulate.inner_dual import InnerDual
 from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.reformulation import refuse_cones
 from bilevel.reformulate.strong_duality import StrongDuality
-from bilevel.reformulate.worst_answer import WorstAnswer
+from bilevel.reformulate.worst_response import WorstResponse
 from bilevel.solvers.branching import Branching
 from bilevel.solvers.continuation import Continuation
 from bilevel.solvers.single_level import SingleLevel
@@ -96,9 +96,9 @@ class Auto(AbstractSolver):
         if conic := refuse_cones(form):
             raise UnsupportedProblem(conic)
         optimistic = inner.solver if isinstance(inner.solver, SingleLevel) else SingleLevel(KKT())
-        answer = WorstAnswer()
+        worst = WorstResponse()
         continuous = Structure.LINKING_CONTINUOUS in form.structure
-        exact = answer if continuous and not answer.accepts(form) else InnerDual()
+        exact = worst if continuous and not worst.accepts(form) else InnerDual()
         solver = WorstCase(optimistic, SingleLevel(exact))
         if reasons := solver.accepts(form):
             raise UnsupportedProblem(reasons)

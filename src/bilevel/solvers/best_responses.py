@@ -10,7 +10,7 @@ import numpy as np
 from bilevel.deprecation import renamed_fields
 from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
-from bilevel.response.answer import answer
+from bilevel.response.best_response import best_response
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
 from bilevel.status import Status
 
@@ -90,7 +90,7 @@ class BestResponses(AbstractSolver):
     def _round(self, form: StandardForm, w: Array) -> str:
         """Let everybody answer once, in place; return why that failed."""
         for k, follower in enumerate(form.followers):
-            found = answer(form, k, w)
+            found = best_response(form, k, w)
             if found.y is None:
                 return f"{follower.name!r} has no answer ({found.termination.value})"
             w[follower.columns] = found.y

@@ -15,12 +15,12 @@ from bilevel.reformulate.inner_dual import InnerDual
 from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.primal_dual import root_inequalities
 from bilevel.reformulate.reformulation import AbstractReformulation, Reformulated
-from bilevel.reformulate.worst_answer import WorstAnswer
+from bilevel.reformulate.worst_response import WorstResponse
 from bilevel.solvers.run import Run
 from bilevel.solvers.single_level import SingleLevel
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
 from bilevel.solvers.starts import feasible_start
-from bilevel.solvers.worst_case import WorstCase, answers_are_unique
+from bilevel.solvers.worst_case import WorstCase, responses_are_unique
 from bilevel.status import Status
 from bilevel.structure import Stance, Structure
 
@@ -162,12 +162,12 @@ class Branching(AbstractSolver):
         optimistic = replace(form, stance=Stance.OPTIMISTIC)
         if reasons := solver.accepts(form) or _missing(KKT(), optimistic):
             return reasons
-        return () if answers_are_unique(form) else _missing(solver.exact.reformulation, form)
+        return () if responses_are_unique(form) else _missing(solver.exact.reformulation, form)
 
     def _worst_case(self, form: StandardForm) -> WorstCase:
-        answer: AbstractReformulation = WorstAnswer()
+        worst: AbstractReformulation = WorstResponse()
         continuous = Structure.LINKING_CONTINUOUS in form.structure
-        exact = answer if continuous and not answer.accepts(form) else InnerDual()
+        exact = worst if continuous and not worst.accepts(form) else InnerDual()
         return WorstCase(SingleLevel(KKT(), _BACKEND), SingleLevel(exact, _BACKEND))
 
 

@@ -13,7 +13,7 @@ from bilevel.problem.standard import StandardForm
 from bilevel.program import Program
 from bilevel.reformulate.kkt import KKT
 from bilevel.reformulate.reformulation import Reformulated
-from bilevel.response.answer import solve_continuous
+from bilevel.response.best_response import solve_continuous
 from bilevel.response.nearest import nearest_feasible, nearest_point
 from bilevel.response.response import optimistic_completion, worst_completion
 from bilevel.solution import Tolerances
@@ -117,8 +117,8 @@ def _fixed(program: Program, v: Array) -> Program:
     for _, pair in program.sos1:
         smaller = min(pair, key=lambda column: v[column])
         upper[smaller] = min(upper[smaller], 0.0)
-    whole = program.integer
-    lower[whole] = upper[whole] = np.round(v[whole])
+    integer = program.integer
+    lower[integer] = upper[integer] = np.round(v[integer])
     return replace(program, lower=lower, upper=upper, sos1=(), integer=np.zeros(program.n, bool))
 
 
@@ -128,5 +128,5 @@ def _loses(form: StandardForm, better: Array, rounded: Array) -> bool:
     Where cones curve a follower, a gap of 1e-8 leaves 1e-4 and more to its answer, hence to ``F``.
     """
     value = form.objective.evaluate(rounded)
-    room = 1e-3 if Structure.FOLLOWER_CONIC in form.structure else 1e-5
-    return form.objective.evaluate(better) - value > room * max(1.0, abs(value))
+    tolerance = 1e-3 if Structure.FOLLOWER_CONIC in form.structure else 1e-5
+    return form.objective.evaluate(better) - value > tolerance * max(1.0, abs(value))

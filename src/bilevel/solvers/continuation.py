@@ -16,7 +16,7 @@ from bilevel.problem.functions import Array
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Progress, RawAnswer, Termination
 from bilevel.reformulate.scholtes import relaxed
-from bilevel.response.answer import solve_continuous
+from bilevel.response.best_response import solve_continuous
 from bilevel.solution import Tolerances
 from bilevel.solvers.completion import best_on_pattern, complete
 from bilevel.solvers.diagnose import diagnose

@@ -70,8 +70,8 @@ class Decisions:
     @property
     def cutoff(self) -> float:
         """What every other decision must come below to be of interest."""
-        room = self._request.atol + self._request.rtol * max(1.0, abs(self.value))
-        return self.value - 0.5 * room
+        tolerance = self._request.atol + self._request.rtol * max(1.0, abs(self.value))
+        return self.value - 0.5 * tolerance
 
     def __call__(self, v: Array, is_candidate: bool) -> Rows:
         """Return rows that a point of the search violates; see ``Program.cuts``."""
@@ -135,9 +135,9 @@ class Decisions:
         for c, x in zip(self._linking.tolist(), key, strict=True):
             if c in self._bits:
                 bits = self._bits[c]
-                rest = round(x - self._bits[c].low)
+                offset = round(x - self._bits[c].low)
                 columns += [b for _, b in bits.parts]
-                values += [rest >> p & 1 for p in range(len(bits.parts))]
+                values += [offset >> p & 1 for p in range(len(bits.parts))]
             elif self._form.columns.lower[c] < self._form.columns.upper[c]:
                 columns.append(c)
                 values.append(round(x))

@@ -13,12 +13,12 @@ from bilevel.problem.functions import Objective, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Limits, Program, Termination
 from bilevel.reformulate.mccormick import high_point
-from bilevel.response.answer import solve_continuous
+from bilevel.response.best_response import solve_continuous
 from bilevel.status import Status
 
 
 def diagnose(
-    form: StandardForm, has_answer: Callable[[StandardForm], bool | None]
+    form: StandardForm, has_response: Callable[[StandardForm], bool | None]
 ) -> tuple[Status, str]:
     """Return the status of a problem whose reformulation is infeasible, and a sentence.
 
@@ -26,7 +26,7 @@ def diagnose(
     ----------
     form
         The problem.
-    has_answer
+    has_response
         Tells whether the followers have a best answer to some decision, given a problem; ``None``
         if that is not known.
     """
@@ -42,12 +42,12 @@ def diagnose(
                 f"No leader decision lets follower {follower.name!r} meet its constraints.",
             )
     try:
-        answered = has_answer(alone)
+        responded = has_response(alone)
     except (UnsupportedProblem, BackendError, BackendNotFound):
-        answered = None
-    if answered is None:
+        responded = None
+    if responded is None:
         return Status.INFEASIBLE, "Whether the followers ever have a best answer is not known."
-    if answered:
+    if responded:
         sentence = "The followers' best answers never satisfy the coupling constraints."
         return Status.INFEASIBLE, sentence
     if _is_infeasible(high_point(replace(alone, dual_variables=(), values=()))):

@@ -20,7 +20,7 @@ from bilevel.reformulate.products import MOST_BITS
 from bilevel.reformulate.reformulation import Reformulated
 from bilevel.reformulate.strong_duality import StrongDuality, gap_name
 from bilevel.reformulate.tangents import outer
-from bilevel.response.answer import solve_continuous
+from bilevel.response.best_response import solve_continuous
 from bilevel.response.response import is_nash
 from bilevel.solvers.decisions import Decisions
 from bilevel.solvers.diagnose import diagnose
@@ -234,7 +234,7 @@ class OuterApproximation(AbstractSolver):
             note = "At some decision no exact answer could be found, so nothing is proved."
         if best is None:
             if finished:
-                status, note = diagnose(form, lambda twin: self._has_answer(twin, request))
+                status, note = diagnose(form, lambda twin: self._has_response(twin, request))
                 return Outcome(status, note=note)
             failed = raw.termination is Termination.NUMERICAL
             return Outcome(Status.FAILED if failed else Status.NOT_FOUND, bound=bound, note=note)
@@ -244,7 +244,7 @@ class OuterApproximation(AbstractSolver):
             note = f"{note} Interrupted: this is the best point so far.".strip()
         return Outcome(status, best, bound, note=note)
 
-    def _has_answer(self, twin: StandardForm, request: Request) -> bool | None:
+    def _has_response(self, twin: StandardForm, request: Request) -> bool | None:
         found = self._explore(twin, replace(request, callback=None, start=None))
         if found.search.best is not None or found.search.is_unbounded:
             return True

@@ -15,9 +15,9 @@ from bilevel.response.reaction_map.cells import Explorer
 from bilevel.response.reaction_map.domain import Domain
 from bilevel.response.reaction_map.joint import Joint, join, linear_rows
 from bilevel.response.reaction_map.parameters import (
-    answer_columns,
     parameter_columns,
     reasons_against,
+    response_columns,
 )
 from bilevel.response.reaction_map.polyhedra import Polyhedron
 from bilevel.response.reaction_map.quadratic import Minimum, minimise
@@ -88,11 +88,11 @@ class Piece:
         A = self.region.A
         b = self.region.b
         ends = [self.pairs.extent(row) for row in A]
-        room = _NEAR * np.maximum(1.0, abs(b))
+        tolerance = _NEAR * np.maximum(1.0, abs(b))
         # What has no interior has no inside across itself.
         own = [
             end is not None and end[1] <= limit and end[1] - end[0] > width
-            for end, limit, width in zip(ends, b + room, room, strict=True)
+            for end, limit, width in zip(ends, b + tolerance, tolerance, strict=True)
         ]
         return A[own], b[own]
 
@@ -190,7 +190,7 @@ def worst_pieces(found: ReactionMap, stop: Callable[[], bool]) -> Iterator[Piece
     rows = linear_rows(found.form, True)
     if found.set_valued:
         _check_worst(form)
-    own = answer_columns(form)
+    own = response_columns(form)
     theta = parameter_columns(form)
     P = form.objective.P
     c = form.objective.c
@@ -202,7 +202,7 @@ def worst_pieces(found: ReactionMap, stop: Callable[[], bool]) -> Iterator[Piece
             yield Piece(part, pairs, join(form, pairs, rows))
             continue
         worst = found.program.among(part.partition, against)
-        here = Domain.around(part.corners, part.dimension).restrict(worst.answerable())
+        here = Domain.around(part.corners, part.dimension).restrict(worst.solvable())
         domain = Domain.of(here, d)
         if domain is None:
             yield None
@@ -216,9 +216,11 @@ def worst_pieces(found: ReactionMap, stop: Callable[[], bool]) -> Iterator[Piece
 
 
 def _check_worst(form: StandardForm) -> None:
-    own = answer_columns(form)
+    own = response_columns(form)
     against = Objective(-form.objective.P, -form.objective.c)
-    rest = (form.columns.owner == LEADER) & ~np.isin(np.arange(form.n), parameter_columns(form))
+    remaining = (form.columns.owner == LEADER) & ~np.isin(
+        np.arange(form.n), parameter_columns(form)
+    )
     reasons = []
     if form.values:
         reasons.append("the followers' values stand in the leader's problem")
@@ -227,7 +229,7 @@ def _check_worst(form: StandardForm) -> None:
         reasons.append(f"the leader's constraint {names[0]} contains answers")
     if not is_convex(against, own):
         reasons.append("the leader's objective is convex, not concave, in the answers")
-    if form.objective.P[own][:, np.flatnonzero(rest)].nnz:
+    if form.objective.P[own][:, np.flatnonzero(remaining)].nnz:
         reasons.append("the leader's objective multiplies answers and variables no follower sees")
     if reasons:
         raise UnsupportedProblem(

@@ -178,7 +178,9 @@ class Recorder:
         self._callback = request.callback
         self._has_bound = has_bound
         self._has_incumbent = not request.bound_only
-        self._began = time.perf_counter() - request.spent
+        # What is spent counts the search alone, and moments count from when it was prepared.
+        so_far = max((seconds for seconds, *_ in earlier), default=0.0)
+        self._began = time.perf_counter() - max(request.spent, so_far)
         self._moments = list(earlier)
         self._error: Exception | None = None
 

@@ -14,7 +14,7 @@ from bilevel.problem.functions import Array, Objective
 from bilevel.problem.standard import LEADER, FollowerForm, StandardForm
 from bilevel.program import Feature, Limits, Program
 from bilevel.reformulate.mccormick import high_point
-from bilevel.response.answer import solve_continuous
+from bilevel.response.best_response import solve_continuous
 from bilevel.response.response import optimistic_completion, respond
 from bilevel.structure import Stance
 
@@ -77,7 +77,7 @@ def feasible_start(form: StandardForm, w: Array) -> Start | None:
     response = None if best is None else respond(form, best)
     if best is None or response is None:
         return None
-    known = [one.multipliers for one in response.answers]
+    known = [one.multipliers for one in response.responses]
     return Start(best, tuple(np.empty(0) if lam is None else lam for lam in known), True)
 
 
@@ -157,7 +157,7 @@ def _responded(form: StandardForm, w: Array) -> Start:
                 *(one.cone_multipliers or [np.zeros(len(c.b)) for c in follower.cones]),
             ]
         )
-        for follower, one in zip(form.followers, response.answers, strict=True)
+        for follower, one in zip(form.followers, response.responses, strict=True)
     )
     return Start(response.w if best is None else best, known, best is not None)
 

@@ -12,7 +12,7 @@ from bilevel.problem.standard import StandardForm
 from bilevel.program import Progress, Termination
 from bilevel.response.reaction_map.polyhedra import Polyhedron
 from bilevel.response.reaction_map.quadratic import Minimum
-from bilevel.response.reaction_map.reaction import explore, has_answer
+from bilevel.response.reaction_map.reaction import explore, has_response
 from bilevel.response.response import worst_completion
 from bilevel.solvers.diagnose import diagnose
 from bilevel.solvers.pieces import (
@@ -159,7 +159,7 @@ class _Search:
     def _nothing(self) -> Outcome:
         if not self._complete:
             return self._outcome(Status.NOT_FOUND)
-        status, why = diagnose(self._form, has_answer)
+        status, why = diagnose(self._form, has_response)
         return replace(self._outcome(status), note=why)
 
     def _outcome(self, status: Status, w: Array | None = None) -> Outcome:

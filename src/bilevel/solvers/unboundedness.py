@@ -20,7 +20,10 @@ from bilevel.problem.functions import NO_PRODUCTS, Array, Monomials, Objective, 
 from bilevel.problem.standard import StandardForm, is_convex
 from bilevel.program import Program, RawAnswer, Termination
 from bilevel.reformulate.kkt import KKT
-from bilevel.response.answer import solve_continuous
+from bilevel.response.best_response import solve_continuous
+
+# A value this close to the floor, relative to it, ends on it.
+_NEAR = 1e-6
 
 
 def may_be_unbounded(program: Program) -> bool:
@@ -89,9 +92,11 @@ def settle(
     value = 0.0 if raw.v is None else program.objective.evaluate(raw.v)
     floor = value - 1e3 * max(1.0, abs(value))
     second = solve(with_floor(program, floor))
+    if second.bound <= floor + _NEAR * abs(floor):
+        second = replace(second, bound=-np.inf)  # the floor bounds max(F, floor), and not F
     if second.v is None:
         return second
-    above = second.v[-1] - floor > 1e-6 * abs(floor)
+    above = second.v[-1] - floor > _NEAR * abs(floor)
     second = replace(second, v=second.v[:-1])
     if above:
         return second

@@ -12,7 +12,7 @@ from bilevel.problem.functions import Array
 from bilevel.problem.names import NamedVariable, row_name
 from bilevel.problem.problem import Problem
 from bilevel.problem.standard import StandardForm
-from bilevel.response.answer import answer
+from bilevel.response.best_response import best_response
 from bilevel.response.point import complete_point
 from bilevel.solution import Solution
 from bilevel.solvers.solver import Outcome
@@ -57,7 +57,7 @@ def late_multipliers(
 
 def _multipliers(form: StandardForm, k: int, w: Array, source: Follower) -> dict[int, Any]:
     """Return a follower's multipliers that the leader's problem does not contain."""
-    found = answer(form, k, w).multipliers
+    found = best_response(form, k, w).multipliers
     if found is None:
         return {}
     place = {name: row for row, name in enumerate(form.followers[k].rows.names)}

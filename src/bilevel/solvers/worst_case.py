@@ -74,12 +74,12 @@ class WorstCase(AbstractSolver):
         hopeful = self.optimistic.accepts(replace(form, stance=Stance.OPTIMISTIC))
         if hopeful:
             return hopeful
-        return () if answers_are_unique(form) else self.exact.accepts(form)
+        return () if responses_are_unique(form) else self.exact.accepts(form)
 
     def run(self, form: StandardForm, request: Request) -> Outcome:
         """See the abstract method."""
         began = time.perf_counter()
-        same = answers_are_unique(form)
+        same = responses_are_unique(form)
         first = replace(request, bound_only=not same)
         hopeful = self.optimistic.run(replace(form, stance=Stance.OPTIMISTIC), first)
         if same:
@@ -172,7 +172,7 @@ def _better(form: StandardForm, first: Array | None, second: Array | None) -> Ar
     return min(points, key=form.objective.evaluate) if points else None
 
 
-def answers_are_unique(form: StandardForm) -> bool:
+def responses_are_unique(form: StandardForm) -> bool:
     """Return whether every follower has one best answer to every decision."""
     return not (form.linking_mask & form.follower_mask).any() and all(
         not f.objective.cubic.row.size and is_strictly_convex(f.objective, f.columns)

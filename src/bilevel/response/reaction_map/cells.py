@@ -91,7 +91,7 @@ class Explorer:
         return tuple(sorted(self.found.values(), key=lambda cell: -cell.dimension)), self.missed
 
     def _plane(self, corners: Array) -> None:
-        whole = polygons.area(corners)
+        total = polygons.area(corners)
         left = [corners]
         while left:
             left.sort(key=polygons.area)
@@ -100,7 +100,7 @@ class Explorer:
             if polygons.width(piece) > THIN and not self.stop():
                 cell = self._polygon_within(piece)
             if cell is None:
-                self.missed += polygons.area(piece) / whole
+                self.missed += polygons.area(piece) / total
                 continue
             A, b = polygons.halfplanes(cell.corners)
             left = [rest for part in (*left, piece) for rest in polygons.subtract(part, A, b)]

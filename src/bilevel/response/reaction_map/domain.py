@@ -154,8 +154,8 @@ class Line:
         normal = np.array([self.direction[1], -self.direction[0]])
         return float(abs((points - self.origin) @ normal).max(initial=0.0))
 
-    def reach(self, corners: Array, room: float) -> tuple[float, float]:
-        """Return the part of the line within a cell, its ends within ``room`` of it.
+    def reach(self, corners: Array, tolerance: float) -> tuple[float, float]:
+        """Return the part of the line within a cell, its ends within ``tolerance`` of it.
 
         Returns
         -------
@@ -167,15 +167,15 @@ class Line:
         if len(corners) > 2:
             A, b = polygons.halfplanes(corners)
             for along, left in zip(A @ self.direction, b - A @ self.origin, strict=True):
-                if abs(along) * max(high - low, 1.0) <= room:
-                    if left < -room:
+                if abs(along) * max(high - low, 1.0) <= tolerance:
+                    if left < -tolerance:
                         return high, low
                 elif along > 0:
-                    high = min(high, (left + room) / along)
+                    high = min(high, (left + tolerance) / along)
                 else:
-                    low = max(low, (left + room) / along)
+                    low = max(low, (left + tolerance) / along)
             return low, high
-        if self.distance(corners) > room:
+        if self.distance(corners) > tolerance:
             return high, low
         places = self.place(corners)
         return max(low, float(places.min())), min(high, float(places.max()))

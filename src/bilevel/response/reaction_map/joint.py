@@ -8,7 +8,7 @@ import numpy as np
 
 from bilevel.problem.functions import Array, Rows
 from bilevel.problem.standard import LEADER, StandardForm
-from bilevel.response.reaction_map.parameters import answer_columns, parameter_columns
+from bilevel.response.reaction_map.parameters import parameter_columns, response_columns
 from bilevel.response.reaction_map.polyhedra import Polyhedron
 
 
@@ -49,17 +49,17 @@ def join(
         a pair; with place ``-1`` it is zero.
     """
     theta = parameter_columns(form)
-    own = answer_columns(form)
+    own = response_columns(form)
     known = np.concatenate([theta, own])
-    rest = np.flatnonzero(form.columns.owner == LEADER)
-    rest = rest[~np.isin(rest, theta)]
-    total = pairs.n + len(rest)
+    remaining = np.flatnonzero(form.columns.owner == LEADER)
+    remaining = remaining[~np.isin(remaining, theta)]
+    total = pairs.n + len(remaining)
     select = np.zeros((form.n, total))
     select[known, np.arange(len(known))] = 1.0
-    select[rest, pairs.n + np.arange(len(rest))] = 1.0
+    select[remaining, pairs.n + np.arange(len(remaining))] = 1.0
 
     def widen(matrix: Array) -> Array:
-        return np.hstack([matrix, np.zeros((len(matrix), len(rest)))])
+        return np.hstack([matrix, np.zeros((len(matrix), len(remaining)))])
 
     A = rows.A @ select
     tied = np.zeros((len(ties), total))

@@ -16,7 +16,7 @@ def parameter_columns(form: StandardForm) -> Array:
     return np.flatnonzero(form.linking_mask & (form.columns.owner == LEADER))
 
 
-def answer_columns(form: StandardForm) -> Array:
+def response_columns(form: StandardForm) -> Array:
     """Return the followers' columns in the order of the followers, shape ``(n,)``."""
     return np.concatenate([follower.columns for follower in form.followers]).astype(int)
 

@@ -11,8 +11,8 @@ from bilevel.backends import Purpose
 from bilevel.problem.functions import NO_PRODUCTS, Array, Objective, Rows
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Termination
-from bilevel.response.answer import continuous_program, solve_continuous
-from bilevel.response.reaction_map.parameters import answer_columns, parameter_columns
+from bilevel.response.best_response import continuous_program, solve_continuous
+from bilevel.response.reaction_map.parameters import parameter_columns, response_columns
 from bilevel.response.reaction_map.polyhedra import Polyhedron
 
 _EMPTY = 1e-12
@@ -89,7 +89,7 @@ class Parametric:
     def of(cls, form: StandardForm) -> Parametric:
         """Return the followers of a problem; several that do not see each other are one."""
         theta = parameter_columns(form)
-        own = answer_columns(form)
+        own = response_columns(form)
         n = form.n
         P = sp.csr_array((n, n))
         c = np.zeros(n)
@@ -227,7 +227,7 @@ class Parametric:
         )
         return Parametric.scaled(objective, rows)
 
-    def answerable(self) -> Polyhedron:
+    def solvable(self) -> Polyhedron:
         """Return ``(t, y, y', lam)``: parameters with a feasible answer and feasible multipliers.
 
         Its image in the parameters is where a best answer exists.
@@ -261,21 +261,21 @@ def _positive(
     """
     count, n = F.shape
     found = np.zeros(count, bool)
-    while (rest := np.flatnonzero(asked & ~found)).size:
-        k = len(rest)
-        reached = np.hstack([-F[rest], np.eye(k)])
+    while (remaining := np.flatnonzero(asked & ~found)).size:
+        k = len(remaining)
+        reached = np.hstack([-F[remaining], np.eye(k)])
         kept = np.hstack([-F[signed], np.zeros((signed.sum(), k))])
         capped = np.hstack([np.zeros((k, n)), np.eye(k)])
         steps = Polyhedron(
             np.hstack([E, np.zeros((len(E), k))]),
             np.zeros(len(E)),
             np.vstack([reached, kept, capped]),
-            np.concatenate([start[rest], start[signed], scale[rest]]),
+            np.concatenate([start[remaining], start[signed], scale[remaining]]),
         )
-        _, v = steps.minimise(-np.concatenate([np.zeros(n), 1.0 / scale[rest]]))
+        _, v = steps.minimise(-np.concatenate([np.zeros(n), 1.0 / scale[remaining]]))
         fresh = np.zeros(count, bool)
         if v is not None:
-            fresh[rest] = v[n:] > tolerance * scale[rest]
+            fresh[remaining] = v[n:] > tolerance * scale[remaining]
         if not fresh.any():
             break
         found |= fresh

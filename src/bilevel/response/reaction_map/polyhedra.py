@@ -11,7 +11,7 @@ from bilevel.backends import Purpose
 from bilevel.errors import BackendError
 from bilevel.problem.functions import NO_PRODUCTS, Array, Objective, Rows
 from bilevel.program import Termination
-from bilevel.response.answer import continuous_program, solve_continuous
+from bilevel.response.best_response import continuous_program, solve_continuous
 from bilevel.response.reaction_map.polygons import tidy
 
 _NEAR = 1e-9

@@ -11,12 +11,12 @@ from bilevel.backends import Purpose
 from bilevel.errors import BackendError, UnsupportedProblem
 from bilevel.problem.functions import NO_PRODUCTS, Array, Objective, Rows
 from bilevel.program import Termination
-from bilevel.response.answer import continuous_program, solve_continuous
+from bilevel.response.best_response import continuous_program, solve_continuous
 from bilevel.response.reaction_map.polyhedra import Polyhedron
 
 _RANK = 1e-9
 _ZERO = 1e-11
-_ROOM = 1e-9
+_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ def minimise(P: Array, c: Array, constant: float, over: Polyhedron) -> Minimum:
     minimisers = None
     if found.minimisers is not None:
         slope = P @ v + c
-        room = _ROOM * max(1.0, abs(value))
+        tolerance = _TOLERANCE * max(1.0, abs(value))
         minimisers = Polyhedron(
             np.vstack([over.E, N @ H @ N.T]),
             np.concatenate([over.e, N @ H @ found.v]),
             np.vstack([over.G, slope]),
-            np.append(over.g, slope @ v + room),
+            np.append(over.g, slope @ v + tolerance),
         )
     return Minimum(Termination.OPTIMAL, v, value, found.bound + shift, minimisers)
 

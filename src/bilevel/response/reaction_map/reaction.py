@@ -16,9 +16,9 @@ from bilevel.response.reaction_map.cells import Cell, Explorer
 from bilevel.response.reaction_map.domain import Domain, halfspaces
 from bilevel.response.reaction_map.joint import join, linear_rows
 from bilevel.response.reaction_map.parameters import (
-    answer_columns,
     parameter_columns,
     reasons_against,
+    response_columns,
 )
 from bilevel.response.reaction_map.parametric import Parametric
 from bilevel.response.reaction_map.reaction_map import ReactionMap, Region
@@ -108,7 +108,7 @@ def explore(form: StandardForm, stop: Callable[[], bool]) -> ReactionMap | None:
         return None
     cells, missed = Explorer(program, domain, stop).run()
     theta = parameter_columns(form)
-    own = answer_columns(form)
+    own = response_columns(form)
     names = form.columns.names
     auxiliary = form.columns.auxiliary
     regions = [_region(program, domain, cell, ~auxiliary[own]) for cell in cells]
@@ -125,7 +125,7 @@ def explore(form: StandardForm, stop: Callable[[], bool]) -> ReactionMap | None:
     )
 
 
-def has_answer(form: StandardForm) -> bool:
+def has_response(form: StandardForm) -> bool:
     """Return whether the followers have a best answer to some decision of the leader."""
     return _domain(form, Parametric.of(form)).dimension >= 0
 
@@ -133,7 +133,7 @@ def has_answer(form: StandardForm) -> bool:
 def _domain(form: StandardForm, program: Parametric) -> Domain:
     d = len(parameter_columns(form))
     for coupled in (False, True):
-        joint = join(form, program.answerable(), linear_rows(form, coupled))
+        joint = join(form, program.solvable(), linear_rows(form, coupled))
         domain = Domain.of(joint.polyhedron, d)
         if domain is not None and np.isfinite(domain.corners).all():
             return domain

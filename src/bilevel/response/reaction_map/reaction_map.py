@@ -11,7 +11,7 @@ import numpy as np
 from bilevel.errors import ProblemError
 from bilevel.problem.functions import Array
 from bilevel.problem.standard import LEADER, StandardForm
-from bilevel.response.reaction_map.parameters import answer_columns, parameter_columns
+from bilevel.response.reaction_map.parameters import parameter_columns, response_columns
 from bilevel.response.reaction_map.parametric import Parametric, Partition
 from bilevel.response.response import optimistic_completion, worst_completion
 from bilevel.structure import Stance
@@ -190,9 +190,9 @@ class ReactionMap:
             value = part.K @ theta + part.k
             return value, value
         eye = np.eye(len(theta))
-        room = _INSIDE * np.maximum(1.0, abs(theta))
+        tolerance = _INSIDE * np.maximum(1.0, abs(theta))
         face = self.program.pairs(part.partition)
-        face = face.also(eye, theta + room).also(-eye, room - theta)
+        face = face.also(eye, theta + tolerance).also(-eye, tolerance - theta)
         ends = [face.extent(np.eye(face.n)[len(theta) + i]) for i in np.flatnonzero(self._own)]
         low, high = np.array([(np.nan, np.nan) if end is None else end for end in ends]).T
         return low, high
@@ -220,7 +220,7 @@ class ReactionMap:
         w[columns] = theta
         part = min(parts, key=lambda region: region.dimension)
         if part.is_unique and (form.columns.owner == LEADER).sum() == len(columns):
-            w[answer_columns(form)[self._own]] = self(theta)
+            w[response_columns(form)[self._own]] = self(theta)
             holds = form.rows.violation(w).max(initial=0.0) <= _NEAR
             holds = holds and all(cone.violation(w) <= _NEAR for cone in form.cones)
             return form.objective.sign * form.objective.evaluate(w) if holds else np.nan
@@ -231,7 +231,7 @@ class ReactionMap:
 
     @property
     def _own(self) -> Array:
-        return ~self.form.columns.auxiliary[answer_columns(self.form)]
+        return ~self.form.columns.auxiliary[response_columns(self.form)]
 
     def _locate(self, theta: Any) -> tuple[Array, list[Region]]:
         point = np.atleast_1d(np.asarray(theta, float))

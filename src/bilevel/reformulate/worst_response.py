@@ -27,7 +27,7 @@ from bilevel.reformulate.reformulation import (
 
 
 @dataclass(frozen=True)
-class WorstAnswer(AbstractReformulation):
+class WorstResponse(AbstractReformulation):
     r"""The followers' answer is a best one, and of these the worst for the leader.
 
     With a follower ``min d'y s.t. A y <= b(x)`` and the leader's costs ``c(x)'y``, both by their
@@ -68,7 +68,7 @@ class WorstAnswer(AbstractReformulation):
     ...     [follower],
     ...     stance="pessimistic",
     ... )
-    >>> solver = bl.SingleLevel(bl.WorstAnswer())
+    >>> solver = bl.SingleLevel(bl.WorstResponse())
     >>> print(round(bl.solve(problem, solver).leader_value, 6))
     -1.5
     """

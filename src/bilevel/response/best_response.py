@@ -31,7 +31,7 @@ _SILENT = Limits()
 
 
 @dataclass(frozen=True)
-class FollowerAnswer:
+class FollowerResponse:
     """One follower's answer with its face of equally good answers.
 
     Parameters
@@ -152,13 +152,13 @@ def sweep_continuous(program: Program, costs: Sequence[Array]) -> list[RawAnswer
     return found
 
 
-def answer(
+def best_response(
     form: StandardForm,
     k: int,
     w: Array,
     purpose: Purpose = Purpose.FOLLOWER,
     admit: bool = False,
-) -> FollowerAnswer:
+) -> FollowerResponse:
     """Solve follower ``k`` with all other columns fixed at ``w``.
 
     With ``admit`` its rows and cones are relaxed by what its own columns of ``w`` violate, so that
@@ -185,7 +185,7 @@ def answer(
     raw, route = solve_continuous(program, purpose)
     if raw is None or raw.v is None or raw.termination is not Termination.OPTIMAL:
         ended = Termination.NUMERICAL if raw is None else raw.termination
-        return FollowerAnswer(ended, None, np.nan, None, None, route)
+        return FollowerResponse(ended, None, np.nan, None, None, route)
     value = program.objective.evaluate(raw.v)
     face = _face(program, raw, ~form.columns.auxiliary[own])
     bound = value
@@ -193,7 +193,7 @@ def answer(
     if program.cones and raw.duals is not None:
         bound = min(value, weak_bound(program, raw.v, raw.duals, cones))
         route = f"{route} with weak duality"
-    return FollowerAnswer(Termination.OPTIMAL, raw.v, value, raw.duals, face, route, bound, cones)
+    return FollowerResponse(Termination.OPTIMAL, raw.v, value, raw.duals, face, route, bound, cones)
 
 
 def single_point(y: Array) -> Rows:
