@@ -57,9 +57,9 @@ if TYPE_CHECKING:
         SingleLevel,
         Substitution,
         WorstCase,
-        solve,
     )
     from bilevel.solvers.smooth import SOBA, HypergradientDescent, ReducedNewton
+    from bilevel.solvers.solve import solve
     from bilevel.status import Status
     from bilevel.structure import Stance, Structure
 
@@ -118,7 +118,7 @@ _LATER = {
     "lift": "bilevel.reformulate",
     "reaction": "bilevel.response.reaction_map.reaction",
     "read": "bilevel.io",
-    "solve": "bilevel.solvers",
+    "solve": "bilevel.solvers.solve",
     "verify": "bilevel.certificates",
     "write": "bilevel.io",
 }

@@ -40,6 +40,24 @@ class ProblemError(BilevelError, ValueError):
     """
 
 
+class UnknownVariable(ProblemError, KeyError):
+    """A solution has no value of what is asked for; the message names it.
+
+    Examples
+    --------
+    >>> import bilevel as bl
+    >>> try:
+    ...     bl.solve(bl.instances.get("T16").problem)["z"]
+    ... except bl.ProblemError as error:
+    ...     print(error)
+    z has no value in this solution (known: x, y).
+    """
+
+    def __str__(self) -> str:
+        # A KeyError shows its message in quotation marks.
+        return ValueError.__str__(self)
+
+
 class UnsupportedProblem(BilevelError):
     """The chosen method is not valid for this problem; the message says why and what is.
 

@@ -9,7 +9,7 @@ from bilevel.solution import Stats
 from bilevel.status import Status
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SmoothSolution:
     """The answer to a smooth bilevel problem.
 
@@ -56,6 +56,12 @@ class SmoothSolution:
     hypergradient_norm: float
     follower_residual: float
     stats: Stats
+
+    def __repr__(self) -> str:
+        return (
+            f"SmoothSolution({self.status.name}, leader_value={self.leader_value:.9g}, "
+            f"hypergradient_norm={self.hypergradient_norm:.1e}, method={self.stats.method})"
+        )
 
     def summary(self) -> str:
         """Return the answer as a few lines of text."""

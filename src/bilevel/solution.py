@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+import cvxpy as cp
+import numpy as np
+
 from bilevel.deprecation import Renamed
+from bilevel.errors import UnknownVariable
+from bilevel.problem.evaluate import evaluate
+from bilevel.problem.follower import Derived
 from bilevel.program import Moment, Resume, relative_gap
 from bilevel.status import Status
+from bilevel.tables import table
+
+#: So many variables, and entries of one, are shown in a notebook.
+_SHOWN = 12
+_MAPPINGS = ("follower_values", "values", "names", "entries", "parameters")
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,27 @@ class Certificate:
         lines.extend(f"  note               {note}" for note in self.notes)
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        """Return the certificate as a table for a notebook."""
+        rows: list[tuple[str, Any]] = [
+            ("verdict", "accepted" if self.accepted else "REFUSED"),
+            ("leader value", self.leader_value),
+            *((f"value of follower {name}", v) for name, v in self.follower_values.items()),
+            ("leader violation", self.leader_violation),
+            ("coupling violation", self.coupling_violation),
+            ("integrality violation", self.integrality_violation),
+            ("follower violation", self.follower_violation),
+            *((f"gap of follower {name}", gap) for name, gap in self.follower_gaps.items()),
+            ("multiplier violation", self.multiplier_violation),
+            ("optimistic value here", self.optimistic_value),
+            ("pessimistic value here", self.pessimistic_value),
+            ("response", _unique(self.unique_answer)),
+            ("multipliers", _unique(self.unique_multipliers)),
+            ("solved again by", self.route),
+            *(("note", note) for note in self.notes),
+        ]
+        return table(rows, caption="Certificate")
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, ready for JSON."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -185,12 +217,13 @@ class Stats:
     rest = Renamed("resume")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Solution:
     """The answer to a bilevel problem.
 
-    ``solution[variable]`` is the value of a CVXPY variable of either level, or of
-    ``follower.dual(constraint)`` and ``follower.value``.
+    ``solution[expression]`` is the value of a CVXPY expression of variables of either level, of
+    ``follower.dual(constraint)`` and of ``follower.value``, at the parameters of this solve;
+    ``solution["x"]`` that of the variable called x.
 
     Parameters
     ----------
@@ -212,6 +245,11 @@ class Solution:
         Variable ids by name, so that ``solution["x"]`` works.
     entries
         ``(variable id, place)`` by name, for entries that a file gives names.
+    parameters
+        The parameters' values in this solve, by parameter id.
+    late
+        Returns values by variable id of multipliers that were first asked for after the solve;
+        ``None`` if it cannot be known, as in a copy from another process.
 
     Examples
     --------
@@ -224,6 +262,9 @@ class Solution:
     ...     round(float(solution["x"]), 4),
     ... )
     OPTIMAL 10.125 5.5
+    >>> (x,) = instance.problem.variables
+    >>> print(round(float(solution[3 * x + 1]), 4))
+    17.5
     """
 
     status: Status
@@ -235,9 +276,11 @@ class Solution:
     values: Mapping[int, Any] = field(default_factory=dict, repr=False)
     names: Mapping[str, int] = field(default_factory=dict, repr=False)
     entries: Mapping[str, tuple[int, int]] = field(default_factory=dict, repr=False)
+    parameters: Mapping[int, Any] = field(default_factory=dict, repr=False)
+    late: Callable[[], Mapping[int, Any]] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("follower_values", "values", "names", "entries"):
+        for name in _MAPPINGS:
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     @property
@@ -245,18 +288,83 @@ class Solution:
         """``|leader_value - bound| / max(1, |leader_value|)``, ``None`` where one is unknown."""
         return relative_gap(self.leader_value, self.bound)
 
-    def __getitem__(self, variable: Any) -> Any:
-        """Return the value of a variable (the CVXPY object or its name)."""
-        key = (
-            self.names.get(variable) if isinstance(variable, str) else getattr(variable, "id", None)
-        )
-        if key is None and isinstance(variable, str) and variable in self.entries:
-            owner, place = self.entries[variable]
-            return self.values[owner][place]
-        if key is None or key not in self.values:
+    def __getitem__(self, expression: cp.Expression | cp.Minimize | cp.Maximize | str) -> Any:
+        """Return the value of a CVXPY expression, or of the variable of a name.
+
+        Parameters
+        ----------
+        expression
+            Of variables of the problem, multipliers and values of its followers, and parameters;
+            an objective; or a name. Nothing is stored in CVXPY variables.
+
+        Raises
+        ------
+        UnknownVariable
+            If a variable has no value here; a ``ProblemError`` and a ``KeyError``.
+        ProblemError
+            If a parameter has no value, or the object is no expression.
+        """
+        try:
+            if not isinstance(expression, str):
+                return evaluate(expression, self._values_of(expression), self.parameters)
+            if expression in self.names and self.names[expression] in self.values:
+                return self.values[self.names[expression]]
+            if expression in self.entries:
+                owner, place = self.entries[expression]
+                return self.values[owner][place]
+            raise UnknownVariable(f"{expression} has no value in this solution")
+        except UnknownVariable as error:
             known = ", ".join(sorted(self.names)) or "none: there is no point"
-            raise KeyError(f"{variable} has no value in this solution (known: {known}).")
-        return self.values[key]
+            raise UnknownVariable(f"{error} (known: {known}).") from None
+
+    def _values_of(self, expression: Any) -> Mapping[int, Any]:
+        """Return values by variable id, with late ones if an expression needs them."""
+        if self.late is None or not self.status.has_point or not hasattr(expression, "variables"):
+            return self.values
+        missing = [v for v in expression.variables() if v.id not in self.values]
+        if not any(isinstance(variable, Derived) for variable in missing):
+            return self.values
+        return {**self.late(), **self.values}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What multipliers are computed from stays behind, and a view of a dict does not travel.
+        plain = {name: dict(getattr(self, name)) for name in _MAPPINGS}
+        return vars(self) | plain | {"late": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.__post_init__()
+
+    def __repr__(self) -> str:
+        gap = "unknown" if self.gap is None else format(self.gap, ".1e")
+        return (
+            f"Solution({self.status.name}, leader_value={_number(self.leader_value)}, gap={gap}, "
+            f"method={self.stats.method})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return status, values and certificate as tables for a notebook."""
+        stats = self.stats
+        rows: list[tuple[str, Any]] = [
+            ("status", f"{self.status.name}: {self.status.value}"),
+            ("leader value", self.leader_value),
+            ("bound", self.bound),
+            ("gap", self.gap),
+            *((f"value of follower {name}", v) for name, v in self.follower_values.items()),
+            ("method", stats.method),
+            ("why", stats.reason),
+            ("note", stats.note),
+        ]
+        entries = {i for i, _ in self.entries.values()}
+        values = [(name, self.values[i]) for name, i in self.names.items() if i not in entries]
+        values += [(name, self.values[i][place]) for name, (i, place) in self.entries.items()]
+        shown = [(name, _entry(value)) for name, value in values[:_SHOWN]]
+        if len(values) > _SHOWN:
+            shown.append(("…", f"{len(values) - _SHOWN} more"))
+        parts = [table([row for row in rows if row[1] not in ("", None)], caption="Solution")]
+        parts += [table(shown, head=("variable", "value"))] if shown else []
+        parts += [] if self.certificate is None else [self.certificate._repr_html_()]
+        return "\n".join(parts)
 
     def summary(self) -> str:
         """Return status, values, bound, certificate and the reason for the method as text."""
@@ -299,6 +407,16 @@ class Solution:
             "stats": stats,
             "certificate": None if self.certificate is None else self.certificate.to_dict(),
         }
+
+
+def _entry(value: Any) -> Any:
+    """Return a value as a cell: a number, a few entries, or a shape."""
+    array = np.asarray(value)
+    if array.ndim == 0:
+        return float(array)
+    if array.size > _SHOWN:
+        return f"array of shape {array.shape}"
+    return np.array2string(array, precision=6, suppress_small=True)
 
 
 def _number(value: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 from numbers import Real
+from textwrap import shorten
 from typing import Any
 
 
@@ -47,6 +48,14 @@ def table(rows: Iterable[Sequence[Any]], head: Sequence[Any] = (), caption: str 
         cells = "".join(_cell(one, tag) for one, tag in zip(row, tags, strict=True))
         lines.append(f"<tr>{cells}</tr>")
     return "\n".join([*lines, "</table>"])
+
+
+def formula(expression: Any) -> str:
+    """Return a CVXPY objective, constraint or expression as one line, cut where it is long.
+
+    CVXPY writes formulas as text; it has no LaTeX for them.
+    """
+    return shorten(str(expression), 160, placeholder=" …")
 
 
 def _cell(content: Any, tag: str) -> str:

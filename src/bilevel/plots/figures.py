@@ -232,6 +232,8 @@ def _check_panels(strains: Mapping[str, Any], panels: Mapping[str, Sequence[str]
     if not strains or not panels:
         raise ProblemError("A figure of production envelopes needs at least one strain to show.")
     for title, names in panels.items():
+        if not names:
+            raise ProblemError(f"Panel {title!r} names no strain, so it would be empty.")
         for name in names:
             if name not in strains:
                 raise ProblemError(

@@ -58,10 +58,11 @@ def fit(
     start: off by 0.5
     """
     wanted = np.asarray(observed, float)
-    if not predictions or wanted.ndim != 2 or wanted.shape[1] != len(names):
+    if not predictions or wanted.ndim != 2 or wanted.shape[1] != len(names) or not wanted.size:
         raise ProblemError(
-            f"A figure of a fit needs observations of shape (observations, {len(names)}) and at "
-            f"least one prediction; the observations have shape {wanted.shape}."
+            f"A figure of a fit needs observations of shape (observations, {len(names)}), at "
+            f"least one of them, and at least one prediction; the observations have shape "
+            f"{wanted.shape}."
         )
     found = {title: np.asarray(values, float) for title, values in predictions.items()}
     for title, values in found.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import cvxpy as cp
 import numpy as np
 
 from bilevel.errors import ProblemError
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
 _PER_REGION = 40
 _PER_SIDE = 41
 _BESIDE = 1e-6
-# So that answers are seen where they coincide.
-_DASHES = ("-", (0, (4, 2)), (0, (1, 1)))
+# Neighbours differ in both, so that answers are seen where they coincide.
+_DASHES = ("-", (0, (4, 2)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
+_STYLES = len(COLOURS) * len(_DASHES)
 
 
 def reaction(
     found: ReactionMap,
     *,
+    variables: Sequence[cp.Variable | str] | cp.Variable | str | None = None,
     mark: Sequence[float] | None = None,
     span: tuple[float, float] | None = None,
     label: str = "Leader's value",
@@ -36,6 +39,9 @@ def reaction(
     ----------
     found
         What ``bl.reaction`` returned, over one or two parameters.
+    variables
+        Which of the followers' answers to draw over one parameter: variables, their names, or names
+        of entries such as ``"y[2]"``. All if left out.
     mark
         Parameters to mark, such as those of a solution, shape ``(d,)``.
     span
@@ -56,11 +62,13 @@ def reaction(
     BackendNotFound
         If matplotlib is not installed.
     ProblemError
-        If the map has no parameter.
+        If the map has no parameter, nothing of it lies in the span, a variable is none of the
+        followers', or there are more answers than styles to tell them apart (24).
 
     Notes
     -----
-    Where the leader's constraints fail for the answer, no value is drawn.
+    Where the leader's constraints fail for the answer, no value is drawn; where they fail for every
+    answer shown, the figure says so.
 
     Examples
     --------
@@ -75,12 +83,75 @@ def reaction(
     if not found.parameters:
         raise ProblemError("A reaction map without parameters is one answer: nothing to draw.")
     if len(found.parameters) == 1:
-        return _over_line(found, mark, span or _window(found), label)
+        return _over_line(found, _chosen(found, variables), mark, _span(found, span), label)
+    for name, given in (("variables", variables), ("span", span)):
+        if given is not None:
+            raise ProblemError(
+                f"{name} belongs to a figure over one parameter; this map has two "
+                f"({', '.join(found.parameters)}). Leave it out."
+            )
     return _over_plane(found, mark, label)
 
 
+def _chosen(found: ReactionMap, variables: Any) -> dict[int, str]:
+    """Return the places of the answers to draw, with their names."""
+    answers = found.answers
+    listed = [variables] if isinstance(variables, (str, cp.Variable)) else variables
+    chosen: list[int] = []
+    for one in range(len(answers)) if listed is None else listed:
+        if isinstance(one, int):
+            chosen.append(one)
+            continue
+        if not isinstance(one, (str, cp.Variable)):
+            raise ProblemError(
+                f"variables must hold CVXPY variables or their names, not objects of type "
+                f"{type(one).__name__}."
+            )
+        name = one if isinstance(one, str) else one.name()
+        entries = getattr(one, "entries", ())
+        own = [
+            i
+            for i, answer in enumerate(answers)
+            if answer == name or answer.startswith(f"{name}[") or answer in entries
+        ]
+        if not own:
+            raise ProblemError(
+                f"{name} is none of the followers' answers, which are: {', '.join(answers)}."
+            )
+        chosen += own
+    places = dict.fromkeys(chosen)
+    if not places:
+        raise ProblemError("Nothing can be drawn: variables names no answer.")
+    if len(places) > _STYLES:
+        raise ProblemError(
+            f"{len(places)} answers cannot be told apart in one figure, which has {_STYLES} styles "
+            f"of lines; choose some by variables=[...], such as variables=[{answers[0]!r}]."
+        )
+    return {i: answers[i] for i in places}
+
+
+def _span(found: ReactionMap, span: tuple[float, float] | None) -> tuple[float, float]:
+    """Return what is shown of a line, checked."""
+    low, high = _window(found) if span is None else span
+    if not (np.isfinite([low, high]).all() and low < high):
+        raise ProblemError("span must be two finite numbers, the first below the second.")
+    if not any(np.less(*_inner(region, low, high)) for region in found.regions):
+        raise ProblemError(
+            f"Nothing can be drawn for {found.parameters[0]} between {low:.6g} and {high:.6g}: the "
+            f"map covers {found.domain.min():.6g} to {found.domain.max():.6g}."
+            if found.regions
+            else "Nothing can be drawn: the map has no region, so the followers have no best "
+            "answer to any decision, or to single ones only."
+        )
+    return float(low), float(high)
+
+
 def _over_line(
-    found: ReactionMap, mark: Sequence[float] | None, span: tuple[float, float], label: str
+    found: ReactionMap,
+    chosen: dict[int, str],
+    mark: Sequence[float] | None,
+    span: tuple[float, float],
+    label: str,
 ) -> Figure:
     figure = figure_of(figsize=(6.4, 5.4))
     above, below = figure.subplots(2, 1, sharex=True)
@@ -89,16 +160,20 @@ def _over_line(
         clean(axes)
         for kink in found.kinks:
             axes.axvline(kink.corners[0, 0], color="black", linewidth=0.9, linestyle=DOTTED)
-    names = dict(enumerate(found.answers))  # each goes to one line only
+    styles = {i: _style(k) for k, i in enumerate(chosen)}
+    names = dict(chosen)  # each goes to one line only
+    has_values = False
     for region in found.regions:
         first, last = _inner(region, low, high)
         if last <= first:
             continue
-        _answers(above, found, np.linspace(first, last, 2), names)
-        _values(below, found, np.linspace(first, last, _PER_REGION))
+        _answers(above, found, np.linspace(first, last, 2), styles, names)
+        has_values |= _values(below, found, np.linspace(first, last, _PER_REGION))
     for part in found.set_valued:
         if part.dimension == 0 and low <= part.corners[0, 0] <= high:
-            _tie(above, below, found, part)
+            has_values |= _tie(above, below, found, part, styles)
+    if not has_values:
+        _say(below)
     if mark is not None:
         value = found.leader_value(mark)
         below.plot(mark[0], value, "o", color=COLOURS[1], markersize=7, zorder=5, clip_on=False)
@@ -106,7 +181,7 @@ def _over_line(
     below.set_ylabel(label)
     below.set_xlabel(found.parameters[0])
     below.set_xlim(low, high)
-    if len(found.answers) > 1:
+    if len(chosen) > 1 or len(found.answers) > 1:
         figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return figure
 
@@ -131,37 +206,68 @@ def _inner(region: Region, low: float, high: float) -> tuple[float, float]:
     return first + room, last - room
 
 
-def _answers(axes: Any, found: ReactionMap, grid: np.ndarray, names: dict[int, str]) -> None:
+def _style(k: int) -> dict[str, Any]:
+    """Return the style of curve ``k``: at each round through the colours the dashes move on."""
+    turn, colour = divmod(k, len(COLOURS))
+    dashes = _DASHES[(colour - turn) % len(_DASHES)]
+    return {"color": COLOURS[colour], "linestyle": dashes, "linewidth": 1.8}
+
+
+def _say(axes: Any) -> None:
+    """Write into a panel without values why there are none."""
+    text = "no value: the leader's constraints\nfail for every answer shown"
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
+    axes.set_yticks([])
+
+
+def _answers(
+    axes: Any,
+    found: ReactionMap,
+    grid: np.ndarray,
+    styles: dict[int, dict[str, Any]],
+    names: dict[int, str],
+) -> None:
     ranges = np.array([found.ranges([t]) for t in grid])
-    for i in range(len(found.answers)):
-        colour = COLOURS[i % len(COLOURS)]
+    for i, style in styles.items():
         low, high = ranges[:, :, i].T
         if np.isfinite([low, high]).all() and (high - low > 1e-9).any():
-            axes.fill_between(grid, low, high, color=colour, alpha=0.2, lw=0)
+            axes.fill_between(grid, low, high, color=style["color"], alpha=0.2, lw=0)
         for end in (low, high):
-            style = {"color": colour, "linestyle": _DASHES[i % len(_DASHES)], "linewidth": 1.8}
             axes.plot(grid, end, label=names.pop(i, None), **style)
 
 
-def _values(axes: Any, found: ReactionMap, grid: np.ndarray) -> None:
+def _values(axes: Any, found: ReactionMap, grid: np.ndarray) -> bool:
+    """Draw the leader's values; return whether there are any."""
     best = [found.leader_value([t]) for t in grid]
     axes.plot(grid, best, color=COLOURS[0], linewidth=1.8)
     if found.set_valued:
         worst = [found.leader_value([t], Stance.PESSIMISTIC) for t in grid]
         if not np.allclose(best, worst, equal_nan=True):
             axes.plot(grid, worst, color=COLOURS[1], linewidth=1.8, linestyle=(0, (4, 1.5)))
+    return bool(np.isfinite(best).any())
 
 
-def _tie(above: Any, below: Any, found: ReactionMap, part: Region) -> None:
+def _tie(
+    above: Any, below: Any, found: ReactionMap, part: Region, styles: dict[int, dict[str, Any]]
+) -> bool:
+    """Draw several best answers as a bar and both values; return whether there is a value."""
     theta = part.corners[0]
-    for i, (low, high) in enumerate(zip(*found.ranges(theta), strict=True)):
-        above.plot([theta[0]] * 2, [low, high], color=COLOURS[i % len(COLOURS)], linewidth=3.5)
+    low, high = found.ranges(theta)
+    for i, style in styles.items():
+        above.plot([theta[0]] * 2, [low[i], high[i]], color=style["color"], linewidth=3.5)
     dot = {"marker": "o", "color": COLOURS[0], "markersize": 6, "zorder": 4, "clip_on": False}
+    best = found.leader_value(theta)
     below.plot(theta[0], found.leader_value(theta, Stance.PESSIMISTIC), mfc="white", **dot)
-    below.plot(theta[0], found.leader_value(theta), **dot)
+    below.plot(theta[0], best, **dot)
+    return bool(np.isfinite(best))
 
 
 def _over_plane(found: ReactionMap, mark: Sequence[float] | None, label: str) -> Figure:
+    if not found.regions:
+        raise ProblemError(
+            "Nothing can be drawn: the map has no region, so the followers have no best answer to "
+            "any decision, or along lines only."
+        )
     figure = figure_of(figsize=(9.6, 4.2))
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     for i, region in enumerate(found.regions):
@@ -181,6 +287,8 @@ def _over_plane(found: ReactionMap, mark: Sequence[float] | None, label: str) ->
     if np.isfinite(values).sum() > 1:
         filled = right.contourf(x, y, np.ma.masked_invalid(values), levels=16, cmap="cividis")
         figure.colorbar(filled, ax=right, label=label)
+    else:
+        _say(right)
     for kink in found.kinks:
         right.plot(*kink.corners.T, color="white", linewidth=0.8)
     if mark is not None:

@@ -15,6 +15,10 @@ from bilevel.problem.follower import Derived, Follower, as_constraints, as_objec
 from bilevel.problem.leaves import Leaf, label
 from bilevel.problem.standard import StandardForm
 from bilevel.structure import Stance, Structure
+from bilevel.tables import formula, table
+
+#: So many constraints of a level are shown in a notebook.
+_SHOWN = 20
 
 
 class Problem(AbstractProblem):
@@ -100,6 +104,23 @@ class Problem(AbstractProblem):
     def __repr__(self) -> str:
         names = ", ".join(repr(follower.name) for follower in self.followers)
         return f"Problem(followers=[{names}], stance={self.stance.value!r})"
+
+    def _repr_html_(self) -> str:
+        """Return the formulas of both levels, as CVXPY writes them, as a table for a notebook."""
+        sides = [("leader", self.variables, self.objective, self.constraints)]
+        sides += [
+            (f"follower {f.name}", f.variables, f.objective, f.constraints) for f in self.followers
+        ]
+        rows = []
+        for name, variables, objective, constraints in sides:
+            names = [f"{label(v)}{v.shape if v.shape else ''}" for v in variables]
+            formulas = [formula(objective), *(formula(c) for c in constraints[:_SHOWN])]
+            if len(constraints) > _SHOWN:
+                formulas.append(f"… and {len(constraints) - _SHOWN} more constraints")
+            lines = "\nsubject to  ".join(formulas[:2])
+            rows.append((name, ", ".join(names), "\n".join([lines, *formulas[2:]])))
+        head = ("level", "decides", "problem")
+        return table(rows, head=head, caption=f"Bilevel problem, {self.stance.value}")
 
     def replace(self, **changes: Any) -> Problem:
         """Return the same problem with some constructor arguments changed.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from bilevel.certificates import certify
 from bilevel.errors import ProblemError, UnsupportedProblem
+from bilevel.problem.leaves import parameter_value
 from bilevel.problem.problem import Problem
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Progress
@@ -18,7 +20,7 @@ from bilevel.response.point import complete_point, values_of
 from bilevel.solution import Solution, Stats, Tolerances
 from bilevel.solvers.auto import Auto
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
-from bilevel.solvers.values import entries_of, names_of, read, store
+from bilevel.solvers.values import entries_of, late_multipliers, names_of, read, store
 from bilevel.status import Status
 
 
@@ -64,6 +66,12 @@ def solve_compiled(
             request, start=complete_point(form, problem.leaves, values_of(start, problem.leaves))
         )
     solution, _ = certified(problem, form, solver, request, began)
+    used = {p: parameter_value(p, parameters or {}) for p in problem.parameters}
+    solution = replace(
+        solution,
+        parameters={p.id: value for p, value in used.items()},
+        late=partial(late_multipliers, problem, used, solution.values),
+    )
     if solution.status.has_point:
         store(problem, solution)
     return solution

@@ -29,12 +29,7 @@ _Result = TypeVar("_Result", covariant=True)
 
 
 class ForeignProblem(Protocol[_Result]):
-    """A problem of a class outside this package, as type checkers see it."""
-
-    @property
-    def driver(self) -> str:
-        """See ``AbstractProblem``."""
-        ...
+    """An ``AbstractProblem`` of a class outside this package, as type checkers see it."""
 
     @property
     def solution_type(self) -> type[_Result]:

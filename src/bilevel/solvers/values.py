@@ -13,6 +13,7 @@ from bilevel.problem.names import NamedVariable, row_name
 from bilevel.problem.problem import Problem
 from bilevel.problem.standard import StandardForm
 from bilevel.response.best_response import best_response
+from bilevel.response.point import complete_point
 from bilevel.solution import Solution
 from bilevel.solvers.solver import Outcome
 
@@ -29,6 +30,29 @@ def read(problem: Problem, form: StandardForm, outcome: Outcome) -> dict[int, An
         if asked:
             values.update(_multipliers(form, k, w, source))
     return values
+
+
+def late_multipliers(
+    problem: Problem, parameters: Mapping[Any, Any], values: Mapping[int, Any]
+) -> dict[int, Any]:
+    """Return the multipliers that have been asked for by now, at a point found earlier.
+
+    Parameters
+    ----------
+    problem
+        The problem.
+    parameters
+        Its parameters' values in that solve.
+    values
+        The point, by variable id.
+    """
+    form = problem.compile(parameters)
+    w = complete_point(form, problem.leaves, values)
+    found: dict[int, Any] = {}
+    for k, source in enumerate(problem.followers):
+        if source.duals:
+            found.update(_multipliers(form, k, w, source))
+    return found
 
 
 def _multipliers(form: StandardForm, k: int, w: Array, source: Follower) -> dict[int, Any]:

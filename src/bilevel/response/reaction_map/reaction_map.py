@@ -15,6 +15,7 @@ from bilevel.response.reaction_map.parameters import parameter_columns, response
 from bilevel.response.reaction_map.parametric import Parametric, Partition
 from bilevel.response.response import optimistic_completion, worst_completion
 from bilevel.structure import Stance
+from bilevel.tables import table
 
 # The share of the domain that rounding may leave uncovered.
 _COMPLETE = 1e-6
@@ -237,7 +238,7 @@ class ReactionMap:
         if point.shape != (len(self.parameters),) or not np.isfinite(point).all():
             raise ProblemError(
                 f"A reaction map over {', '.join(self.parameters) or 'no parameter'} needs "
-                f"{len(self.parameters)} finite numbers, not {theta!r}."
+                f"{len(self.parameters)} finite numbers; it got an array of shape {point.shape}."
             )
         parts = [part for part in (*self.regions, *self.boundary) if part.contains(point)]
         if not parts:
@@ -246,6 +247,15 @@ class ReactionMap:
                 f"domain: the leader may not decide so, or the followers have no best answer."
             )
         return point, parts
+
+    def _repr_html_(self) -> str:
+        """Return the regions with their responses as a table for a notebook."""
+        caption = (
+            f"Reaction to {', '.join(self.parameters) or 'no parameter'}: {len(self)} regions, "
+            f"{len(self.kinks)} kinks, {len(self.set_valued)} set-valued places, coverage "
+            f"{'complete' if self.is_complete else 'INCOMPLETE'}"
+        )
+        return table(self.rows(), head=("where", "response"), caption=caption)
 
     def summary(self) -> str:
         """Return the regions with their answers as text."""
