@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -212,5 +212,14 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
 
 
-#: ``compiler_disabled(function, *arguments)`` calls what ``torch.compile`` cannot trace.
-compiler_disabled: Any = torch.compiler.disable(_call)
+if TYPE_CHECKING:
+    #: ``compiler_disabled(function, *arguments)`` calls what ``torch.compile`` cannot trace.
+    compiler_disabled: Any
+
+
+def __getattr__(name: str) -> Any:
+    """Make ``compiler_disabled`` when a layer asks for it: torch's compiler takes long to load."""
+    if name != "compiler_disabled":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = disabled = torch.compiler.disable(_call)
+    return disabled
