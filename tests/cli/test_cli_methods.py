@@ -5,7 +5,7 @@ import pytest
 import bilevel as bl
 from bilevel import backends
 from bilevel.backends import registry
-from bilevel.cli.methods import METHODS, parse
+from bilevel.cli.methods import METHODS, Method, parse
 
 
 def verdicts(text):
@@ -33,6 +33,11 @@ def test_every_name_in_the_table_can_be_written():
     assert parse("kkt-bigm: multiplier=2 , slack = 3", "highs") == bl.SingleLevel(
         bl.KKT(bl.BigM(2.0, 3.0)), "highs"
     )
+
+
+def test_a_row_that_says_no_solver_is_not_read_as_auto():
+    with pytest.raises(TypeError, match="'new' has neither reformulation= nor build="):
+        Method("new", "one column", "nothing", "FEASIBLE").solver()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -45,6 +45,12 @@ class Method:
         ``KKT`` or ``StrongDuality``; ``None`` for methods that are more than one program.
     encoding
         Its argument.
+    build
+        Makes the solver of a method that is more than one program.
+    on
+        Makes it on the backend of a name, if it takes more than one.
+    only
+        The one backend it has, if that may be named.
     """
 
     name: str
@@ -53,6 +59,9 @@ class Method:
     claims: str
     reformulation: type[KKT] | type[StrongDuality] | None = None
     encoding: type[AbstractEncoding] = SOS1
+    build: Callable[[], AbstractSolver] | None = None
+    on: Callable[[str], AbstractSolver] | None = None
+    only: str | None = None
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -64,21 +73,20 @@ class Method:
         if self.reformulation is not None:
             reformulation = self.reformulation(self.encoding(**settings))
             return SingleLevel(reformulation, backend or "scip")
-        if self.name == "branching" and backend is None:
-            return Branching()
-        if self.name == "worst-case":
-            backend = backend or "scip"
-            return WorstCase(SingleLevel(backend=backend), SingleLevel(InnerDual(), backend))
-        if self.name == "outer-approximation":
-            return OuterApproximation(backend or "scip")
-        if self.name == "continuation" and backend in (None, "ipopt"):
-            return Continuation()
-        if backend is not None:
-            raise ProblemError(
-                f"Method {self.name!r} chooses the backend itself; name a method with --backend, "
-                f"such as --method kkt-bigm --backend {backend}."
-            )
-        return Substitution() if self.name == "substitution" else Auto()
+        if self.build is None:
+            raise TypeError(f"The row of {self.name!r} has neither reformulation= nor build=.")
+        if backend is None or backend == self.only:
+            return self.build()
+        if self.on is not None:
+            return self.on(backend)
+        raise ProblemError(
+            f"Method {self.name!r} chooses the backend itself; name a method with --backend, "
+            f"such as --method kkt-bigm --backend {backend}."
+        )
+
+
+def _worst_case(backend: str) -> AbstractSolver:
+    return WorstCase(SingleLevel(backend=backend), SingleLevel(InnerDual(), backend))
 
 
 _CONVEX = "optimistic, convex followers"
@@ -91,8 +99,14 @@ _CAPPED = "OPTIMAL; FEASIBLE with your bounds"
 _NOT_RELAXED = "OPTIMAL if eps=0"
 
 METHODS = (
-    Method("auto", "what any method accepts", "nothing", "as the method it chooses"),
-    Method("branching", "both stances, convex followers and relaxations", "nothing", _EXACT),
+    Method("auto", "what any method accepts", "nothing", "as the method it chooses", build=Auto),
+    Method(
+        "branching",
+        "both stances, convex followers and relaxations",
+        "nothing",
+        _EXACT,
+        build=Branching,
+    ),
     Method("kkt-sos1", _CONVEX, _SCIP, _EXACT, KKT, SOS1),
     Method("kkt-indicator", _CONVEX, _SCIP, _EXACT, KKT, Indicator),
     Method("kkt-bigm", _CONVEX, _DERIVED, _CAPPED, KKT, BigM),
@@ -101,10 +115,37 @@ METHODS = (
     Method("strong-duality-indicator", _BINARY, _SCIP, _EXACT, StrongDuality, Indicator),
     Method("strong-duality-bigm", _BINARY, _DERIVED, _CAPPED, StrongDuality, BigM),
     Method("strong-duality-product", _BINARY, _SCIP, _EXACT, StrongDuality, Product),
-    Method("outer-approximation", _INTEGER, "SCIP; HiGHS: derived bounds", _EXACT),
-    Method("continuation", f"{_CONVEX}, also conic", "CasADi", "STATIONARY (local)"),
-    Method("substitution", "1 or 2 linking columns", "nothing", "OPTIMAL or NOT_ATTAINED"),
-    Method("worst-case", "pessimistic, followers linear", _SCIP, "OPTIMAL or NOT_ATTAINED"),
+    Method(
+        "outer-approximation",
+        _INTEGER,
+        "SCIP; HiGHS: derived bounds",
+        _EXACT,
+        build=OuterApproximation,
+        on=OuterApproximation,
+    ),
+    Method(
+        "continuation",
+        f"{_CONVEX}, also conic",
+        "CasADi",
+        "STATIONARY (local)",
+        build=Continuation,
+        only="ipopt",
+    ),
+    Method(
+        "substitution",
+        "1 or 2 linking columns",
+        "nothing",
+        "OPTIMAL or NOT_ATTAINED",
+        build=Substitution,
+    ),
+    Method(
+        "worst-case",
+        "pessimistic, followers linear",
+        _SCIP,
+        "OPTIMAL or NOT_ATTAINED",
+        build=WorstCase,
+        on=_worst_case,
+    ),
 )
 _BY_NAME = {method.name: method for method in METHODS}
 
