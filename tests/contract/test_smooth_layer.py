@@ -41,7 +41,7 @@ SHAPES = {
     "leader rows": {"G": _limits},
     "both": {"g": _rows, "G": _limits},
     "equation": {"h": _sum},
-    "barrier": {"g": _rows, "G": _limits, "inequalities": "barrier", "t": 1e5},
+    "barrier": {"g": _rows, "G": _limits, "inequalities": "barrier", "barrier_parameter": 1e5},
 }
 ROWS = pytest.mark.parametrize("options", list(SHAPES.values()), ids=list(SHAPES))
 
@@ -220,7 +220,7 @@ def test_another_solvers_answer_is_brought_to_rounding_error(solver):
 
 @ROWS
 def test_single_precision_stays_single(options):
-    single, options = torch.zeros(2), options | {"t": 1e3}
+    single, options = torch.zeros(2), options | {"barrier_parameter": 1e3}
     layer = SmoothBilevelLayer(F, f, start=(single, single), **options)
     z = batch(64).float().requires_grad_()
     answer = layer.solve(z)

@@ -222,7 +222,7 @@ def _barrier_errors(t):
 
     start = torch.zeros(0).double(), torch.zeros(2).double()
     parts = []
-    for options in ({}, {"inequalities": "barrier", "t": t}):
+    for options in ({}, {"inequalities": "barrier", "barrier_parameter": t}):
         layer = SmoothBilevelLayer(f, f, g=g, start=start, in_dims=None, **options)
         z = number(1.5).requires_grad_()
         y = layer(z)[1]

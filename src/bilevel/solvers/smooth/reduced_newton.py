@@ -215,6 +215,8 @@ class ReducedNewton(AbstractIterativeSolver[NewtonState]):
             return None
         point = state.round.here
         st = point.response.st
+        if not any(st.sizes[4:]):
+            return float(point.value)
         y = point.response.w[:, : st.sizes[1]]
         if task.violation(st, point.x, y) > attainable(FOLLOWER_ATOL, point.x):
             return math.nan

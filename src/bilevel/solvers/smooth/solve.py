@@ -46,13 +46,8 @@ def solve_smooth(
     """
     z = parameters if isinstance(parameters, tuple) else (parameters,)
     task = Task(problem, start, z, time_limit, callback)
-    x, y = task.flat_start()
-    if (x.dtype, x.device) != (y.dtype, y.device):
-        raise ProblemError(
-            f"The start's x has dtype {x.dtype} on {x.device} and its y {y.dtype} on {y.device}: "
-            f"convert one of them, such as by y.to({x.dtype})."
-        )
-    check_inputs(z, x.dtype)
+    if z:
+        check_inputs(z, task.flat_start()[0].dtype)
     if solver is None:
         sizes = task.stationarity().sizes
         small = sizes[0] + 2 * sum(sizes[1:4]) + sum(sizes[4:]) <= _DENSE

@@ -120,6 +120,11 @@ class Task:
     def flat_start(self) -> tuple[Tensor, Tensor]:
         """Return the start as matrices of one row."""
         x, y = (t.flat(s).detach() for t, s in zip(self.trees, self.start, strict=True))
+        if len(x) and len(y) and (x.dtype != y.dtype or x.device != y.device):
+            raise ProblemError(
+                f"The start's x has dtype {x.dtype} on {x.device} and its y {y.dtype} on "
+                f"{y.device}: convert one of them, such as by y.to({x.dtype})."
+            )
         return x.unsqueeze(0), y.unsqueeze(0)
 
     def stationarity(self) -> Stationarity:
