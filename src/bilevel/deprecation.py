@@ -124,7 +124,8 @@ def renamed_attribute(module: str, name: str, old_to_new: Mapping[str, str]) -> 
     """
     if name not in old_to_new:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    _warn(f"{module}.{name}", old_to_new[name])
+    # One frame more: the reader stands behind the module's __getattr__.
+    _warn(f"{module}.{name}", old_to_new[name], stacklevel=4)
     return getattr(sys.modules[module], old_to_new[name])
 
 
@@ -177,10 +178,10 @@ def _reader(owner: str, old: str, new: str) -> Callable[[Any], Any]:
     return read
 
 
-def _warn(what: str, new: str) -> None:
+def _warn(what: str, new: str, stacklevel: int = 3) -> None:
     """Warn the caller of the function that calls this."""
     warnings.warn(
         f"{what} is now called {new}; the old name goes with the next release.",
         DeprecationWarning,
-        stacklevel=3,
+        stacklevel=stacklevel,
     )

@@ -41,6 +41,7 @@ again = bl.solve(
 assert_type(again, bl.Solution)
 assert_type(bl.solve(problem, start=solution), bl.Solution)
 assert_type(bl.solve(problem, start={"x": 1.0}), bl.Solution)
+assert_type(bl.solve(problem, rtol=None, atol=None, verbose=None), bl.Solution)
 assert_type(bl.verify(problem, {x: 1.0, y: 2.0}), bl.Certificate)
 assert_type(bl.reaction(problem), bl.ReactionMap)
 assert_type(problem.replace(stance="optimistic"), bl.Problem)

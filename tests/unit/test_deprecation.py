@@ -68,7 +68,14 @@ def test_old_names_of_solvers_and_structure():
 
 
 def test_old_names_of_reformulations():
-    with pytest.warns(DeprecationWarning, match="WorstAnswer is now called WorstResponse"):
-        assert bl.WorstAnswer is bl.WorstResponse
-    with pytest.warns(DeprecationWarning, match="WorstAnswer is now called WorstResponse"):
-        assert bl.reformulate.WorstAnswer is bl.WorstResponse
+    with pytest.warns(DeprecationWarning, match="WorstAnswer is now called WorstResponse") as seen:
+        found = [bl.WorstAnswer, bl.reformulate.WorstAnswer]
+    assert found == [bl.WorstResponse] * 2
+    # Python shows a DeprecationWarning of the user's own lines only, so none may name ours.
+    assert {warning.filename for warning in seen} == {__file__}
+
+
+def test_an_old_name_that_is_imported_warns_at_the_import():
+    with pytest.warns(DeprecationWarning, match="Answer is now called Result") as seen:
+        from bilevel.layers import Answer  # noqa: F401
+    assert {warning.filename for warning in seen} == {__file__}

@@ -146,3 +146,12 @@ def test_other_figures_that_would_be_empty():
         plots.envelopes({"PYK": None}, panels={"left": []})
     with pytest.raises(ProblemError, match="at least one of them"):
         plots.fit(np.zeros((0, 2)), {"start": np.zeros((0, 2))}, ["coal", "gas"])
+
+
+def test_a_number_names_no_answer():
+    x, y = cp.Variable(name="x"), cp.Variable(name="y")
+    follower = bl.Follower(cp.Minimize(cp.square(y - x)), [], variables=[y])
+    found = bl.reaction(bl.Problem(cp.Minimize(x), [x >= 0, x <= 1], followers=[follower]))
+    for place in (0, 3):
+        with pytest.raises(ProblemError, match="objects of type int"):
+            plots.reaction(found, variables=[place])

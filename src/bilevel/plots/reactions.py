@@ -97,11 +97,8 @@ def _chosen(found: ReactionMap, variables: Any) -> dict[int, str]:
     """Return the places of the answers to draw, with their names."""
     answers = found.answers
     listed = [variables] if isinstance(variables, (str, cp.Variable)) else variables
-    chosen: list[int] = []
-    for one in range(len(answers)) if listed is None else listed:
-        if isinstance(one, int):
-            chosen.append(one)
-            continue
+    chosen: list[int] = list(range(len(answers))) if listed is None else []
+    for one in () if listed is None else listed:
         if not isinstance(one, (str, cp.Variable)):
             raise ProblemError(
                 f"variables must hold CVXPY variables or their names, not objects of type "

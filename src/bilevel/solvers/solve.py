@@ -49,12 +49,12 @@ def solve(
     | Solution
     | None = None,
     time_limit: float | None = None,
-    rtol: float = 1e-6,
-    atol: float = 1e-8,
+    rtol: float | None = None,
+    atol: float | None = None,
     seed: int | None = None,
     callback: Callback | None = None,
     options: Mapping[str, Any] | None = None,
-    verbose: bool = False,
+    verbose: bool | None = None,
     throw: bool = True,
 ) -> Solution: ...
 

@@ -47,11 +47,13 @@ class Tree(AbstractBackend):
 
     def solve(self, program: Program, limits: Limits, start: Array | None = None) -> RawAnswer:
         """See the abstract method."""
+        names = [field.name for field in fields(Settings)]
+        if unknown := sorted(set(limits.options) - set(names)):
+            raise BackendError(f"The tree has no option {unknown[0]!r}; its options are {names}.")
         try:
             settings = Settings(**limits.options)
         except TypeError as error:
-            names = [field.name for field in fields(Settings)]
-            raise BackendError(f"The tree's options are {names}: {error}") from error
+            raise BackendError(f"An option of the tree is malformed: {error}.") from error
         compact = Compact(program)
         session = _session(compact)
         points = partial(_points, compact)
