@@ -25,7 +25,8 @@ from torch.nn.functional import softplus
 import bilevel as bl
 from benchmarks.hypergradient_data import Matrix, Regression
 from benchmarks.layer_peers import alike
-from bilevel.adjoints import Implicit, replay
+from bilevel.adjoints import Implicit
+from bilevel.adjoints.smooth import replay
 
 #: What the hypergradient's relative error has to be.
 ACCURACY = 1e-8

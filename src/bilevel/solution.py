@@ -254,15 +254,15 @@ class Solution:
     Examples
     --------
     >>> import bilevel as bl
-    >>> instance = bl.instances.get("T16")
-    >>> solution = bl.solve(instance.problem)
+    >>> problem = bl.instances.get("T16").problem
+    >>> solution = bl.solve(problem)
     >>> print(
     ...     solution.status.name,
     ...     round(solution.leader_value, 4),
     ...     round(float(solution["x"]), 4),
     ... )
     OPTIMAL 10.125 5.5
-    >>> (x,) = instance.problem.variables
+    >>> (x,) = problem.variables
     >>> print(round(float(solution[3 * x + 1]), 4))
     17.5
     """

@@ -107,7 +107,7 @@ def test_a_status_without_point_is_printed_with_exit_code_1(bilevel):
         (["--method", "kkt-bigm:"], "takes multiplier"),
         (["--method", "worst-case"], "pessimistic"),
         (["--backend", "highs"], "--method kkt-bigm --backend highs"),
-        (["--method", "kkt-sos1", "--backend", "gurobi"], "no backend 'gurobi'"),
+        (["--method", "kkt-sos1", "--backend", "cplex"], "no backend 'cplex'"),
         (["--method", "kkt-sos1", "--backend", "highs"], "SOS1 sets"),
         (["--rtol", "-1"], "rtol"),
         (["--time-limit", "0"], "time_limit"),
