@@ -71,12 +71,14 @@ def test_the_count_is_the_solvers_own():
     found = []
 
     def run(problem, start, watched, limit):
-        solver = bl.HypergradientDescent(watched(torch.optim.Adam), max_steps=3)
-        found.append(bl.solve(problem, solver, start=start))
-        return found[0].status.name
+        # The first of four steps moves nothing: the last move is seen after three hypergradients.
+        three = bl.HypergradientDescent(torch.optim.Adam, max_steps=3)
+        found.append(bl.solve(digits.problem, three, start=start))
+        four = bl.HypergradientDescent(watched(torch.optim.Adam), max_steps=4)
+        return bl.solve(problem, four, start=start).status.name
 
     curve = watch(digits, run, 60.0)
-    assert len(curve.values) == 3  # the start, and what each step but the first moved to
+    assert len(curve.values) == 4
     assert (curve.gradients[0], curve.products[0]) == (0, 0)
     assert curve.gradients[-1] == pytest.approx(found[0].stats.gradients)
     assert curve.products[-1] == pytest.approx(found[0].stats.products)
