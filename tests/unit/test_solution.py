@@ -191,7 +191,9 @@ class TestNotebook:
         assert len(html) < 5000
 
     def test_a_reaction_map(self):
-        html = bl.reaction(bl.instances.get("T2").problem)._repr_html_()
+        reaction = bl.reaction(bl.instances.get("T2").problem)
+        assert repr(reaction) == "ReactionMap(y of x, 3 regions, complete)"
+        html = reaction._repr_html_()
         assert "3 regions, 2 kinks" in html
         assert html.count("<tr>") == 4
         assert "&lt;= x &lt;=" in html

@@ -124,6 +124,12 @@ class ReactionMap:
     form: StandardForm = field(repr=False)
     program: Parametric = field(repr=False)
 
+    def __repr__(self) -> str:
+        return (
+            f"ReactionMap({', '.join(self.answers)} of {', '.join(self.parameters)}, "
+            f"{len(self)} regions, {'complete' if self.is_complete else 'INCOMPLETE'})"
+        )
+
     def __len__(self) -> int:
         return len(self.regions)
 
