@@ -6,9 +6,15 @@ from pathlib import Path
 import pytest
 
 FILES = sorted((Path(__file__).parents[1] / "examples").glob("[0-9][0-9]_*.py"))
+# These train or descend for more than ten seconds; 07 to 10 and 14 are their fast siblings.
+LONG = ("11_consolidation", "12_few_shots", "13_suppression")
+CASES = [
+    pytest.param(file, id=file.stem, marks=[pytest.mark.slow] if file.stem in LONG else [])
+    for file in FILES
+]
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", CASES)
 def test_example_runs(file, tmp_path, monkeypatch):
     text = file.read_text(encoding="utf-8")
     assert text.splitlines()[-1].startswith("assert ")
