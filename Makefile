@@ -11,6 +11,8 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c c
 # pyright and mkdocs-material need not advertise their next releases.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export NO_MKDOCS_2_WARNING := 1
+# Tests start dozens of interpreters, which compile the package once if they may keep what they made.
+export PYTHONDONTWRITEBYTECODE :=
 
 # Two workers; neighbours stay together, so that what they share is made once; a crash costs one
 # test (with `--dist loadgroup` the run would hang); what

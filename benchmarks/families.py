@@ -52,7 +52,7 @@ def opposed_qp(nx: int, ny: int, number: int) -> RandomProblem:
         min  |x|^2/20 + |y - y_far|^2/2      -5 <= x <= 5
         s.t. y in argmin { |y|^2/20 + (R'x + q)'y : A x + B y <= b }
 
-    There are ``2 ny`` rows around the follower's answer, its curvature is small, so that it moves
+    There are ``2 ny`` rows around the follower's response, its curvature is small, so that it moves
     from vertex to vertex, and the leader's target ``y_far = y0 + 3 q/|q|`` lies where the
     follower's cost rises fastest.
     """
@@ -78,7 +78,7 @@ def lplp(nx: int, ny: int, rows: int, equations: int, number: int) -> RandomProb
         s.t. y in argmin { q'y : A x + B y <= b, E x + D y = e, y >= 0 }
 
     Half of the inequalities are tight at the planted point. ``q = mu - B'lam - D'nu`` with
-    ``lam, mu > 0``, so that the follower's best answers are bounded for every ``x``.
+    ``lam, mu > 0``, so that the follower's best responses are bounded for every ``x``.
     """
     rng = np.random.default_rng([3, nx, ny, rows, equations, number])
     x0, y0 = rng.uniform(0, 10, nx), rng.uniform(0, 10, ny)

@@ -1,7 +1,7 @@
 """Random bilevel problems as plain arrays, with a planted follower answer.
 
 A point ``(x0, y0)`` is drawn first; right-hand sides make it feasible and the follower's linear
-cost is chosen such that ``y0`` is a best answer to ``x0``. Entries are small integers, so
+cost is chosen such that ``y0`` is a best response to ``x0``. Entries are small integers, so
 degenerate vertices, ties and redundant rows are common. Every sixth problem is broken on purpose.
 """
 

@@ -86,7 +86,7 @@ class Programs:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Exact answers of a batch.
+    """Exact responses of a batch.
 
     ``margin`` is the smallest of ``max(slack, multiplier)`` over the inequalities, on rows of unit
     norm, relative to the answer and to the objective's gradient; ``gradients`` are those of ``w'y``

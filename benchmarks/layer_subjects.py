@@ -35,7 +35,7 @@ def random_bilevel(leader: str, follower: str, seed: int) -> Differentiated:
     ----------
     leader
         ``"qp"`` or ``"lp"``; with the latter the leader mostly ends at a bound or at a kink of the
-        follower's answer.
+        follower's response.
     follower
         ``"qp"``: with linear rows; ``"socp"``: with a norm and one row.
     seed

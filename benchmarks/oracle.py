@@ -1,10 +1,10 @@
-"""The exact answer to a small random problem, by enumeration and without the library.
+"""The exact response to a small random problem, by enumeration and without the library.
 
 Optimistic: for every assignment of the leader's binaries and every pattern that says which of
 ``lam_i = 0`` and ``slack_i = 0`` holds, the rest is an LP (HiGHS inside SciPy) or a convex QP
 (Clarabel); the best of all is the answer. Prefixes of a pattern that are already infeasible are
 left out. Pessimistic, where the leader is binary and the follower an LP: every decision, the
-follower's LP, and LPs over its best answers.
+follower's LP, and LPs over its best responses.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class _Search:
     # ----------------------------------------------------------------------- pessimistic
 
     def pessimistic(self) -> float:
-        """Every decision; its worst best answer; only decisions whose coupling rows always hold."""
+        """Every decision; its worst best response; coupling rows must always hold."""
         p, best = self.p, np.inf
         ys = slice(p.nx, None)
         for x in self._decisions():
@@ -182,7 +182,7 @@ class _Search:
         return best
 
     def _face(self, x: Array) -> _System | None:
-        """The follower's best answers to a decision: complementary to one optimal multiplier."""
+        """The follower's best responses to a decision: complementary to one optimal multiplier."""
         p = self.p
         B = p.B + np.tensordot(x, p.T, 1)
         b, cost = p.b - p.A @ x, p.q + p.R.T @ x

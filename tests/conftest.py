@@ -1,5 +1,6 @@
 """Fixed seeds, hypothesis without chance, and no test of a backend that is not installed."""
 
+import gc
 import os
 import random
 
@@ -27,6 +28,8 @@ settings.load_profile("bilevel")
 
 
 def pytest_configure(config):
+    # CVXPY makes cycles by the thousand; looking for them less often costs memory, not answers.
+    gc.set_threshold(20_000, 10, 10)
     config.addinivalue_line("markers", "backend(name): needs the package of a backend")
 
 
@@ -41,6 +44,13 @@ def pytest_runtest_setup(item):
 def _fixed_seeds():
     random.seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_old_is_searched_for_garbage():
+    """A worker holds thousands of tests and all packages; looking through them took minutes."""
+    gc.collect()
+    gc.freeze()
 
 
 KNOWN_DEFECTS: dict[str, str] = {}

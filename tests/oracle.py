@@ -139,7 +139,7 @@ class Game:
     def worst(self) -> float:
         """Return the pessimistic optimum for an LP follower and integer leader decisions.
 
-        A decision counts only if the coupling rows hold for every best answer.
+        A decision counts only if the coupling rows hold for every best response.
         """
         if self.Q.any() or not self.integer.all():
             raise ValueError("the pessimistic oracle wants an LP follower and an integer leader")

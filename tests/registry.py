@@ -241,7 +241,7 @@ SOLVERS = (
         ),
         may_refuse=(
             "more than two leader columns enter the followers, a product is left in a row, a "
-            "pessimistic leader uses prices, or the worst answers are not piecewise affine"
+            "pessimistic leader uses prices, or the worst responses are not piecewise affine"
         ),
     ),
     SolverRow(

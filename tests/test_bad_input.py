@@ -42,7 +42,7 @@ def pair():
 
 
 def simple(**changes):
-    """min x + y, 1 <= x <= 3; the follower answers y = x."""
+    """min x + y, 1 <= x <= 3; the follower responds with y = x."""
     x, y = pair()
     follower = bl.Follower(cp.Minimize(y), [y >= x], variables=[y], name="carrier")
     arguments = {

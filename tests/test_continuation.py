@@ -150,7 +150,7 @@ def test_wrong_conic_points_are_refused():
     right = {"x": np.array([1.2, 1.6]), "y": np.array([0.6, 0.8])}
     assert bl.verify(problem, right).accepted
     unique = bl.verify(problem, right)
-    assert unique.unique_answer
+    assert unique.unique_response
     assert unique.optimistic_value == pytest.approx(unique.leader_value, abs=1e-6)
     worse = bl.verify(problem, {**right, "y": np.array([0.8, 0.6])})
     assert not worse.accepted
@@ -310,7 +310,7 @@ def test_infeasible_problems_are_proved_where_the_relaxation_is_infeasible():
     clash = bl.Problem(cp.Minimize(x), [x >= 0, x <= -1], [follower])
     solution = bl.solve(clash, bl.Continuation(), throw=False)
     assert solution.status is Status.INFEASIBLE
-    # Feasible for both levels, but never with a best answer: a local method does not know.
+    # Feasible for both levels, but never with a best response: a local method does not know.
     never = bl.Problem(cp.Minimize(x), [x >= 0, x <= 1, y >= 3], [follower])
     solution = bl.solve(never, bl.Continuation(), throw=False)
     assert solution.status is Status.FAILED

@@ -1,7 +1,7 @@
 """The known answers of the textbook instances, against brute force that solves nothing.
 
-Every level is evaluated on a grid that contains the points in question; the followers' best answers
-are the grid points with the best value, and both stances are read off them.
+Every level is evaluated on a grid that contains the points in question; the followers' best
+responses are the grid points with the best value, and both stances are read off them.
 """
 
 import itertools
@@ -112,7 +112,7 @@ class Sampled:
 
 
 class Table:
-    """All combinations of grid values, and which of them are best answers of the follower."""
+    """All combinations of grid values, and which of them are best responses of the follower."""
 
     def __init__(self, problem, grids):
         (follower,) = problem.followers
@@ -192,7 +192,7 @@ class Table:
         return found
 
     def where(self, **values):
-        """Return which best answers have given values."""
+        """Return which best responses have given values."""
         mask = self.answers.copy()
         for name, value in values.items():
             mask &= self[name] == value

@@ -16,7 +16,7 @@ from bilevel import ProblemError, Tolerances
 
 
 def carrier(sense="min"):
-    """The leader pays ``3 x + y``; the follower's answer to ``x`` is ``min(8 - x, 13 - 2 x)``."""
+    """The leader pays ``3 x + y``; the follower's response to ``x`` is ``min(8 - x, 13 - 2 x)``."""
     x, y = cp.Variable(name="x"), cp.Variable(name="y")
     rows = [x + y <= 8, 4 * x + y >= 8, 2 * x + y <= 13, 2 * x <= 7 * y]
     objective = cp.Minimize(-y) if sense == "min" else cp.Maximize(y)
@@ -31,7 +31,7 @@ def reaction(x):
 BOTH = pytest.mark.parametrize("sense", ["min", "max"])
 
 
-# --------------------------------------------------------------------------- the follower's answer
+# ------------------------------------------------------------------------- the follower's response
 
 
 @BOTH
@@ -41,7 +41,7 @@ def test_the_best_answer_is_accepted(sense, x):
     assert certificate.accepted
     assert certificate.leader_value == pytest.approx(3 * x + reaction(x))
     assert certificate.follower_gap <= 1e-9
-    assert certificate.unique_answer
+    assert certificate.unique_response
     expected = reaction(x) if sense == "max" else -reaction(x)
     assert certificate.follower_values["carrier"] == pytest.approx(expected)
 
@@ -93,7 +93,7 @@ def test_a_decision_without_an_answer_is_refused():
     problem = bl.Problem(cp.Maximize(x), [x >= 0, x <= 5], followers=[follower])
     certificate = bl.verify(problem, {x: 3.0, y: 3.0})
     assert not certificate.accepted
-    assert any("narrow" in note and "no feasible answer" in note for note in certificate.notes)
+    assert any("narrow" in note and "no feasible response" in note for note in certificate.notes)
 
 
 def test_a_decision_with_an_unbounded_answer_is_refused():
@@ -107,7 +107,7 @@ def test_a_decision_with_an_unbounded_answer_is_refused():
 
 
 def test_a_rounded_point_at_the_edge_of_the_followers_domain_is_accepted():
-    """At ``x = 1 + 1e-8`` no exact answer exists; all violations are within the tolerance."""
+    """At ``x = 1 + 1e-8`` no exact response exists; all violations are within the tolerance."""
     x, y = cp.Variable(name="x"), cp.Variable(name="y")
     follower = bl.Follower(cp.Minimize(y), [y >= x, y <= 1], variables=[y])
     problem = bl.Problem(cp.Maximize(x), [x >= 0, x <= 5], followers=[follower])
@@ -119,7 +119,7 @@ def test_a_rounded_point_at_the_edge_of_the_followers_domain_is_accepted():
 @settings(max_examples=15)
 @given(games(integer=True, coupled=False))
 def test_verdicts_agree_with_scipy(game):
-    """The certificate of scipy's answer is good, that of scipy's worst answer is not."""
+    """The certificate of scipy's answer is good, that of scipy's worst response is not."""
     problem = game.problem()
     (y,) = problem.followers[0].variables
     for x in list(game.decisions())[:4]:
@@ -312,7 +312,7 @@ def test_a_pessimistic_point_that_promises_too_much_is_refused():
         pytest.approx(2),
         pytest.approx(-2),
     )
-    assert hopeful.unique_answer is False
+    assert hopeful.unique_response is False
     cautious = bl.verify(indifferent("pessimistic"), promised)
     assert not cautious.accepted
     assert any("promises" in note for note in cautious.notes)
@@ -447,7 +447,7 @@ def test_an_epigraph_column_is_not_a_second_answer():
     problem = bl.Problem(cp.Minimize(x + y), [x >= 0, x <= 2], followers=[follower])
     certificate = bl.verify(problem, {x: 1.0, y: 1.0})
     assert certificate.accepted
-    assert certificate.unique_answer is True
+    assert certificate.unique_response is True
     assert not bl.verify(problem, {x: 1.0, y: 1.01}).accepted
 
 

@@ -133,7 +133,7 @@ def curves(records: Sequence[Record]) -> Any:
         axis.axhline(r["extra"]["asked"], color="0.7", lw=0.6, zorder=0)
     axis.set(xscale="log", xlim=(1, None))
     axis.set_xlabel("gradients and products, in passes over the data", fontsize=8)
-    axis.set_ylabel("validation loss at the follower's answer", fontsize=8)
+    axis.set_ylabel("validation loss at the follower's response", fontsize=8)
     axis.tick_params(labelsize=7)
     axis.grid(alpha=0.25)
     handles, labels = axis.get_legend_handles_labels()
@@ -167,9 +167,9 @@ CASE = Case(
         "Data hyper-cleaning: 40 % of 1,000 labels are wrong, each sample has a weight, 400 clean "
         "samples judge. The loss asked is that of `HypergradientDescent()` with its default "
         "tolerances and optimizer after 100 steps. What is looked at is `F(x, y(x))` with the "
-        "follower's answer computed afresh, for all methods alike; neither that nor a solve of the "
-        "follower for the last `x`, which all need, is counted. A pass is a gradient of one of the "
-        "objectives, or a product with a second derivative, over all of its samples; in time a "
+        "follower's response computed afresh, for all methods alike; neither that nor a solve of "
+        "the follower for the last `x`, which all need, is counted. A pass is a gradient of one of "
+        "the objectives, or a product with a second derivative, over all of its samples; in time a "
         "product costs about twice a gradient, and the descents take most of them. `descent, "
         "loose` solves the follower to 1e-3 and its linear system to 1e-2, with SGD. The "
         "optimizers' steps are those of `RATE` in `minibatch_methods`; `python -m "

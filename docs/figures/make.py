@@ -100,7 +100,7 @@ def emergent() -> Figure:
     right.legend(frameon=False, fontsize=9, loc="upper left")
     for axes in (left, right):
         axes.set_xlabel("x")
-    left.set_ylabel("leader's value with the follower's answer")
+    left.set_ylabel("leader's value with the follower's response")
     return figure
 
 
@@ -123,7 +123,7 @@ def spurious() -> Figure:
             "o",
             color=BLUE,
             zorder=4,
-            label="best answers",
+            label="best responses",
         )
         each.plot(
             others,
@@ -160,7 +160,7 @@ def unattained() -> Figure:
         color=RED,
     )
     worst = values(problem, [2.0], "pessimistic_value")[0]
-    mark(axes, 2.0, worst, "the worst answer\nat a price of 2", RED, (-44, 12))
+    mark(axes, 2.0, worst, "the worst response\nat a price of 2", RED, (-44, 12))
     axes.set_ylim(-0.15, 2.5)
     axes.set_xlabel("price x")
     axes.set_ylabel("revenue")

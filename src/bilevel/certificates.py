@@ -32,7 +32,7 @@ def verify(
     r"""Return a certificate for any point, wherever it comes from.
 
     Each follower is solved again at the leader's decision by another backend than the one that
-    usually finds the answer, and its value is compared with the point's:
+    usually finds the response, and its value is compared with the point's:
     ``gap = (f(x, y) - min f(x, .)) / max(1, |min f(x, .)|)``.
 
     Parameters
@@ -41,7 +41,7 @@ def verify(
         The problem.
     point
         A solution, or values by CVXPY variable or by variable name. Follower variables may be left
-        out: the best answer for the leader is filled in.
+        out: the best response for the leader is filled in.
     parameters
         Parameter values that override ``parameter.value``.
     tolerances
@@ -50,8 +50,8 @@ def verify(
     Returns
     -------
     Certificate
-        Violations, follower gaps, the leader's best and worst value over all best answers to this
-        decision, whether answer and multipliers are unique, and the verdict.
+        Violations, follower gaps, the leader's best and worst value over all best responses to this
+        decision, whether response and multipliers are unique, and the verdict.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def certify(form: StandardForm, w: Array, tolerances: Tolerances) -> Certificate
     """Return the certificate of a full column vector."""
     followers = _check_followers(form, w, tolerances)
     violations = _violations(form, w)
-    answers = [check.answer for check in followers]
+    responses = [check.response for check in followers]
     multipliers = multiplier_violation(form, w)
     ends = extremes(form, w)
     notes = [note for f in followers for note in f.notes] + list(ends.notes)
@@ -122,10 +122,10 @@ def certify(form: StandardForm, w: Array, tolerances: Tolerances) -> Certificate
         },
         optimistic_value=ends.optimistic,
         pessimistic_value=ends.pessimistic,
-        unique_answer=ends.unique,
-        unique_multipliers=multipliers_are_unique(form, w, answers),
+        unique_response=ends.unique,
+        unique_multipliers=multipliers_are_unique(form, w, responses),
         multiplier_violation=multipliers,
-        route=", ".join(dict.fromkeys(f.answer.route for f in followers)),
+        route=", ".join(dict.fromkeys(f.response.route for f in followers)),
         tolerances=tolerances,
         notes=tuple(dict.fromkeys(notes)),
     )
@@ -133,7 +133,7 @@ def certify(form: StandardForm, w: Array, tolerances: Tolerances) -> Certificate
 
 @dataclass(frozen=True)
 class _Check:
-    answer: FollowerResponse
+    response: FollowerResponse
     gap: float
     violation: float
     notes: tuple[str, ...]
@@ -153,7 +153,7 @@ def _check_followers(form: StandardForm, w: Array, tolerances: Tolerances) -> li
         if found.termination is Termination.OPTIMAL:
             gap = max(value - found.bound, 0.0) / max(1.0, abs(found.value))
         elif found.termination is Termination.INFEASIBLE:
-            notes.append(f"Follower {follower.name!r} has no feasible answer to this decision.")
+            notes.append(f"Follower {follower.name!r} has no feasible response to this decision.")
         elif found.termination is Termination.UNBOUNDED:
             notes.append(f"Follower {follower.name!r} is unbounded at this decision.")
         else:
@@ -194,15 +194,15 @@ def _pessimistic_verdict(
     if better < -tolerances.gap * max(1.0, abs(ends.pessimistic)) * 10:
         accepted = False
         notes.append(
-            f"The point promises {leader_value:.9g}, but the worst best answer gives "
+            f"The point promises {leader_value:.9g}, but the worst best response gives "
             f"{ends.pessimistic:.9g}."
         )
     if ends.worst_coupling is None:
-        notes.append("Whether coupling constraints hold for every best answer is unknown.")
+        notes.append("Whether coupling constraints hold for every best response is unknown.")
     elif ends.worst_coupling > 10 * tolerances.violation:
         accepted = False
         notes.append(
             f"A coupling constraint is violated by {ends.worst_coupling:.2g} at another best "
-            f"answer."
+            f"response."
         )
     return accepted, notes

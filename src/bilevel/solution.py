@@ -69,10 +69,10 @@ class Certificate:
     follower_values
         Each follower's objective at the point, in its own sense.
     optimistic_value, pessimistic_value
-        Best and worst value of the leader over the followers' best answers to this leader
+        Best and worst value of the leader over the followers' best responses to this leader
         decision; ``None`` where they were not computed (``notes`` says why).
-    unique_answer
-        Whether the followers' best answer is unique; ``None`` where unknown.
+    unique_response
+        Whether the followers' best response is unique; ``None`` where unknown.
     unique_multipliers
         Whether the followers' multipliers are unique; ``None`` where unknown.
     multiplier_violation
@@ -89,7 +89,7 @@ class Certificate:
     >>> import bilevel as bl
     >>> instance = bl.instances.get("T4")
     >>> certificate = bl.verify(instance.problem, {"x": 2.0, "y": 1.0})
-    >>> certificate.accepted, certificate.unique_answer
+    >>> certificate.accepted, certificate.unique_response
     (True, False)
     >>> print(
     ...     round(certificate.optimistic_value, 6),
@@ -109,12 +109,14 @@ class Certificate:
     follower_values: Mapping[str, float]
     optimistic_value: float | None
     pessimistic_value: float | None
-    unique_answer: bool | None
+    unique_response: bool | None
     unique_multipliers: bool | None
     multiplier_violation: float
     route: str
     tolerances: Tolerances
     notes: tuple[str, ...] = ()
+
+    unique_answer = Renamed("unique_response")
 
     def summary(self) -> str:
         """Return the certificate as a few lines of text."""
@@ -132,8 +134,8 @@ class Certificate:
         if self.optimistic_value is not None or self.pessimistic_value is not None:
             lines.append(
                 f"  at this decision   optimistic {_number(self.optimistic_value)}   pessimistic "
-                f"{_number(self.pessimistic_value)}   answer "
-                f"{_unique(self.unique_answer)}, multipliers {_unique(self.unique_multipliers)}"
+                f"{_number(self.pessimistic_value)}   response "
+                f"{_unique(self.unique_response)}, multipliers {_unique(self.unique_multipliers)}"
             )
         lines.extend(f"  note               {note}" for note in self.notes)
         return "\n".join(lines)
@@ -152,7 +154,7 @@ class Certificate:
             ("multiplier violation", self.multiplier_violation),
             ("optimistic value here", self.optimistic_value),
             ("pessimistic value here", self.pessimistic_value),
-            ("response", _unique(self.unique_answer)),
+            ("response", _unique(self.unique_response)),
             ("multipliers", _unique(self.unique_multipliers)),
             ("solved again by", self.route),
             *(("note", note) for note in self.notes),

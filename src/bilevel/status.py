@@ -20,14 +20,14 @@ class Status(Enum):
 
     OPTIMAL = "Proved optimal: the verified point meets the bound within the tolerance."
     STATIONARY = "A local method converged; nothing is claimed about other points."
-    FEASIBLE = "The followers' answer is verified, optimality is not proved."
+    FEASIBLE = "The followers' response is verified, optimality is not proved."
     NOT_ATTAINED = (
         "The best value is known but no point attains it; the point returned comes close."
     )
     INFEASIBLE = (
-        "No leader decision meets the leader's constraints together with the followers' answers."
+        "No leader decision meets the leader's constraints together with the followers' responses."
     )
-    UNBOUNDED = "The leader's objective is unbounded over the followers' answers."
+    UNBOUNDED = "The leader's objective is unbounded over the followers' responses."
     FOLLOWER_INFEASIBLE = "A follower has no feasible answer to any decision the leader may take."
     FOLLOWER_UNBOUNDED = "A follower's problem is unbounded for every decision the leader may take."
     NOT_FOUND = "A limit was met before any point with verified answers was found."

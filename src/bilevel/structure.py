@@ -8,7 +8,7 @@ from bilevel.deprecation import Renamed
 
 
 class Stance(Enum):
-    """Which of several equally good follower answers the leader reckons with.
+    """Which of several equally good follower responses the leader reckons with.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Taxes against closed forms: the firms' answers are known, and so are the pieces between kinks."""
+"""Taxes against closed forms: the firms' responses are known, and the pieces between kinks."""
 
 import itertools
 

@@ -53,7 +53,7 @@ def test_a_problem_is_solved_as_printed():
     ],
 )
 def test_higher_degrees_of_the_leader_become_products(F, best):
-    # The follower answers y = x in [0, 3].
+    # The follower responds with y = x in [0, 3].
     assert value_of(to_problem(listed(F=F))) == pytest.approx(best, rel=1e-5, abs=1e-5)
 
 

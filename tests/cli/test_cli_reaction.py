@@ -11,14 +11,14 @@ def test_the_table_has_a_row_for_each_region(bilevel):
     lines = [" ".join(line.split()) for line in done.out.splitlines()]
     assert "regions 2, kinks 1, set-valued places 1" in lines
     assert "region followers' response" in lines
-    assert {"0 <= x <= 2 y = 1", "2 <= x <= 3 y = 0", "x = 2 several best answers"} <= set(lines)
+    assert {"0 <= x <= 2 y = 1", "2 <= x <= 3 y = 0", "x = 2 several best responses"} <= set(lines)
 
 
 def test_json_holds_the_map(bilevel):
     content = bilevel("reaction", "T16", "--json").json
     found = bl.reaction(bl.instances.get("T16").problem)
     assert content["parameters"] == list(found.parameters)
-    assert content["answers"] == list(found.answers)
+    assert content["responses"] == list(found.responses)
     assert content["complete"] is True
     assert len(content["regions"]) == len(found.rows())
     first = min(found.regions, key=lambda region: region.corners[0].tolist())

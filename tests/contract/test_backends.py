@@ -538,7 +538,7 @@ ROUTES = {
 
 @pytest.mark.parametrize("purpose", Purpose, ids=lambda purpose: purpose.name)
 def test_routes_of_a_purpose_stand_in_their_order(purpose):
-    """The order decides which of several answers is found: a change of it is a change of answers.
+    """The order decides which of several responses is found: a change of it is a change of answers.
 
     None of these backends is an extra, so no purpose is ever without a route.
     """

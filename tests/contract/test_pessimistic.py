@@ -1,4 +1,4 @@
-"""The pessimistic value against a grid of decisions with worst answers by linear programs."""
+"""The pessimistic value against a grid of decisions with worst responses by linear programs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def data(seed):
 
 
 def worst(A, b, B, d, c, x):
-    """Return the leader's largest cost over the follower's best answers to ``x``."""
+    """Return the leader's largest cost over the follower's best responses to ``x``."""
     best = linprog(d, A, b - B * x, bounds=(None, None))
     if best.status != 0:
         return None

@@ -134,7 +134,7 @@ def test_stance_survives_in_the_problem(stance):
 
 @pytest.mark.parametrize("leader_integer", [False, True])
 def test_worst_answer_of_a_ray(leader_integer):
-    """Where best answers form a ray that hurts the leader, the decision is worth nothing."""
+    """Where best responses form a ray that hurts the leader, the decision is worth nothing."""
     x = cp.Variable(name="x", integer=leader_integer)
     y, z = cp.Variable(name="y"), cp.Variable(name="z")
     follower = bl.Follower(

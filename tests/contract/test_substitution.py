@@ -75,7 +75,7 @@ def tied_follower(seed):
 
 
 def worst(data, F, x):
-    """Return the leader's largest cost over the follower's best answers to ``x``."""
+    """Return the leader's largest cost over the follower's best responses to ``x``."""
     A, b, B, d, D, c = data
     best = linprog(d + D * x, A, b - B * x, bounds=(None, None))
     if best.status != 0:
@@ -120,7 +120,7 @@ def test_pessimistic_plane_with_a_jump_along_a_line():
     solution = bl.solve(problem, bl.Substitution())
     assert solution.status is Status.OPTIMAL
     assert solution.leader_value == pytest.approx(-0.5)
-    # With x0 charged the leader goes down to the line, where the worst answer costs 1 more.
+    # With x0 charged the leader goes down to the line, where the worst response costs 1 more.
     leader = cp.Minimize(y[0] + x[0] + 2 * x[1])
     problem = bl.Problem(leader, box, followers=[follower], stance="pessimistic")
     solution = bl.solve(problem, bl.Substitution())

@@ -47,7 +47,7 @@ def test_copies_are_reported_as_ambiguous_multipliers():
     twice = bl.solve(problem(2)).certificate
     assert once.unique_multipliers is True
     assert twice.unique_multipliers is False
-    assert once.unique_answer is twice.unique_answer is True
+    assert once.unique_response is twice.unique_response is True
     assert once.pessimistic_value == pytest.approx(twice.pessimistic_value, abs=1e-6)
 
 

@@ -22,7 +22,7 @@ def test_the_answer_is_unique():
     solution = bl.solve(problem())
     assert solution.status is Status.OPTIMAL
     assert solution.leader_value == pytest.approx(1.75)
-    assert solution.certificate.unique_answer is True
+    assert solution.certificate.unique_response is True
     assert solution.certificate.optimistic_value == pytest.approx(1.75)
     assert solution.certificate.pessimistic_value == pytest.approx(1.75)
 

@@ -66,7 +66,7 @@ def test_sign_of_the_multiplier_is_that_of_cvxpy(maximize, flip):
 
 @pytest.mark.backend("scip")
 def test_a_follower_with_nothing_but_equations_is_a_linear_system():
-    """No choice is left: the follower's answer is the solution of ``A y = b + x``."""
+    """No choice is left: the follower's response is the solution of ``A y = b + x``."""
     A, b = np.array([[2.0, 1.0], [1.0, -3.0]]), np.array([1.0, 2.0])
     x, y = cp.Variable(2, name="x"), cp.Variable(2, name="y")
     follower = bl.Follower(cp.Minimize(0), [A @ y == b + x], variables=[y])
@@ -76,4 +76,4 @@ def test_a_follower_with_nothing_but_equations_is_a_linear_system():
     solution = bl.solve(problem)
     assert solution.leader_value == pytest.approx(0, abs=1e-6)
     np.testing.assert_allclose(solution[x], A @ target - b, atol=1e-3)
-    assert solution.certificate.unique_answer
+    assert solution.certificate.unique_response

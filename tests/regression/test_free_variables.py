@@ -44,7 +44,7 @@ def test_negative_answers_to_negative_decisions(row, leader, inner):
 
 @pytest.mark.backend("scip")
 def test_a_leader_without_variables():
-    """Only the follower's choice among its best answers is left to the leader."""
+    """Only the follower's choice among its best responses is left to the leader."""
     y = cp.Variable(2, name="y")
     follower = bl.Follower(cp.Minimize(cp.sum(y)), [cp.sum(y) >= -3, y >= -5], variables=[y])
     problem = bl.Problem(cp.Minimize(y[0] - y[1]), [], followers=[follower])

@@ -1,4 +1,4 @@
-"""A design is only feasible if the leader's own constraints hold at the cell's answer.
+"""A design is only feasible if the leader's own constraints hold at the cell's response.
 
 A first prototype of the strain design problem accepted a node as soon as all complementarity held,
 without looking at the leader's rows, and called a design optimal whose growth was below the floor.

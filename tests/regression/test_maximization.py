@@ -1,7 +1,7 @@
 """All four combinations of senses, with values, prices and follower values worked out by hand.
 
-The leader chooses ``x`` in [0, 4]; the follower's answer is ``y = min(x, 6 - x)``, its objective is
-``-y`` when minimized and ``y`` when maximized, and the multiplier of the active row is 1.
+The leader chooses ``x`` in [0, 4]; the follower's response is ``y = min(x, 6 - x)``, its objective
+is ``-y`` when minimized and ``y`` when maximized, and the multiplier of the active row is 1.
 """
 
 import cvxpy as cp

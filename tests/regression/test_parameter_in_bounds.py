@@ -10,7 +10,7 @@ pytestmark = pytest.mark.backend("scip")
 
 
 def problem():
-    """``x >= p`` and ``y <= p``; the follower answers ``y = min(x, p)``."""
+    """``x >= p`` and ``y <= p``; the follower responds with ``y = min(x, p)``."""
     p = cp.Parameter(name="p", value=2.0)
     x, y = cp.Variable(name="x", bounds=[p, 5]), cp.Variable(name="y", bounds=[0, p])
     follower = bl.Follower(cp.Minimize(-y), [y <= x], variables=[y], name="f")

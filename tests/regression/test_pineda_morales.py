@@ -1,7 +1,7 @@
 """A too small M gives a follower-optimal point that is not the leader's best.
 
 After Pineda and Morales (2019), *IEEE Transactions on Power Systems* 34, arXiv:1809.10448: the
-leader maximizes ``x + y``, the follower answers ``y = max(0, 100 (x - 1))``. The optimum is
+leader maximizes ``x + y``, the follower responds with ``y = max(0, 100 (x - 1))``. The optimum is
 (2, 100) with a multiplier of 100; with M = 50 all that is left is (1, 0), whose certificate is
 faultless.
 """
@@ -34,7 +34,7 @@ def test_a_small_m_is_never_proved(backend, multiplier):
     assert solution.status in (Status.FEASIBLE, Status.NOT_FOUND)
     assert solution.bound is None
     if solution.status is Status.FEASIBLE:
-        # No certificate can reveal it: the follower's answer is best for this decision.
+        # No certificate can reveal it: the follower's response is best for this decision.
         assert solution.certificate.accepted
         assert solution.leader_value <= 102 + 1e-6
 

@@ -1,4 +1,4 @@
-"""The worst best answer may be without limit: the certificate says infinity, and says it soon.
+"""The worst best response may be without limit: the certificate says infinity, and says it soon.
 
 Found by BOLIB's FrankeEtal2018Ex511: SCIP looked for the maximum of a convex function over an
 unbounded set for a second and answered with 1e20, its own infinity.
@@ -32,10 +32,10 @@ def test_the_worst_value_is_infinite(maximize):
     assert certificate.accepted
     assert certificate.pessimistic_value == sign * np.inf
     assert certificate.optimistic_value == pytest.approx(sign * 2.0, abs=1e-6)
-    assert certificate.unique_answer is False
+    assert certificate.unique_response is False
 
 
 def test_a_direction_that_does_not_matter_is_no_reason():
     certificate = bl.verify(indifferent(0.0), {"x": 1.0, "y": [1.0, 0.0, 2.0]})
     assert certificate.pessimistic_value == pytest.approx(2.0, abs=1e-6)
-    assert certificate.unique_answer is False
+    assert certificate.unique_response is False

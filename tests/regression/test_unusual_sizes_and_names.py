@@ -96,7 +96,7 @@ def test_an_answer_with_a_name_like_ours_is_still_ambiguous(name):
     problem = bl.Problem(cp.Minimize(x - free), [x >= 1, x <= 2], followers=[follower])
     certificate = bl.verify(problem, {x: 1.0, y: 1.0, free: 1.0})
     assert certificate.accepted
-    assert certificate.unique_answer is False
+    assert certificate.unique_response is False
     assert certificate.pessimistic_value == pytest.approx(1)
 
 

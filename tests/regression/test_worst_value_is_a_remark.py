@@ -26,6 +26,6 @@ def test_a_convex_leader_over_a_face_of_many_dimensions_is_certified():
     assert solution.leader_value == pytest.approx(best.solve(solver="CLARABEL"), rel=1e-5)
     certificate = solution.certificate
     assert certificate.accepted
-    assert certificate.unique_answer is False
+    assert certificate.unique_response is False
     if certificate.pessimistic_value is None:
         assert any("worst value" in note for note in certificate.notes)

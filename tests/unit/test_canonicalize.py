@@ -641,7 +641,7 @@ def least(form, free, w) -> float | None:
     return None if found.status == 2 else float(found.fun) + objective.constant
 
 
-# --------------------------------------------------------------------------- the follower's answer
+# ------------------------------------------------------------------------- the follower's response
 
 
 @BOTH

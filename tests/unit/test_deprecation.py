@@ -65,6 +65,12 @@ def test_old_names_of_solvers_and_structure():
         assert Stats("SingleLevel").rest is None
     with pytest.warns(DeprecationWarning, match="Structure.PRICES is now called DUAL_VARIABLES"):
         assert bl.Structure.PRICES is bl.Structure.DUAL_VARIABLES
+    certificate = bl.solve(problem).certificate
+    with pytest.warns(DeprecationWarning, match="unique_answer is now called unique_response"):
+        assert certificate.unique_answer is certificate.unique_response is False
+    reaction = bl.reaction(problem)
+    with pytest.warns(DeprecationWarning, match="ReactionMap.answers is now called responses"):
+        assert reaction.answers is reaction.responses
 
 
 def test_old_names_of_reformulations():

@@ -81,7 +81,7 @@ def as_problem(data):
 
 
 def best_answer(Q, c, A, b, equal):
-    """The one best answer of a strictly convex QP, from all active sets; ``None`` without one."""
+    """The one best response of a strictly convex QP, from all active sets; ``None`` without one."""
     n = len(c)
     choices = [(True,) if flag else (False, True) for flag in equal]
     for active in itertools.product(*choices):
@@ -275,7 +275,7 @@ def test_what_has_no_solution(backend):
 
 
 def test_a_relaxation_without_a_bound_does_not_spoil_the_proof():
-    """The follower's answer is unbounded for the leader in the relaxation only."""
+    """The follower's response is unbounded for the leader in the relaxation only."""
     x, y = cp.Variable(name="x", boolean=True), cp.Variable(name="y")
     follower = bl.Follower(cp.Maximize(y), [y <= 5 * x], variables=[y], name="f")
     problem = bl.Problem(cp.Minimize(y + x), [], followers=[follower])

@@ -32,7 +32,7 @@ def inequalities(form, reformed):
 
 
 def answers(form, reformed, seed):
-    """Embedded best answers to random decisions."""
+    """Embedded best responses to random decisions."""
     rng = np.random.default_rng(seed)
     for _ in range(30):
         w = np.zeros(form.n)

@@ -131,7 +131,7 @@ def test_two_followers_are_one_map():
     problem = bl.Problem(cp.Minimize(a + b), [x >= 0, x <= 4], followers=[first, second])
     found = bl.reaction(problem)
     assert len(found) == 4
-    assert found.answers == ("a", "b")
+    assert found.responses == ("a", "b")
     np.testing.assert_allclose(found([3.0, 1.5]), [1.0, 1.5], atol=1e-9)
 
 

@@ -94,9 +94,9 @@ def test_no_two_answers_have_one_style():
     assert all(a == b or (a[0] != b[0] and a[1] != b[1]) for a, b in neighbours)
 
 
-def test_more_answers_than_styles_are_refused_unless_chosen():
+def test_more_responses_than_styles_are_refused_unless_chosen():
     found, y, z = many(24)
-    with pytest.raises(ProblemError, match=r"25 answers.*24 styles.*variables=\['y\[0\]'\]"):
+    with pytest.raises(ProblemError, match=r"25 responses.*24 styles.*variables=\['y\[0\]'\]"):
         plots.reaction(found)
     for chosen, count in (([y], 24), (y, 24), ([z, "y[3]"], 2), ("z", 1)):
         assert len(set(styles(plots.reaction(found, variables=chosen)))) == count
@@ -107,10 +107,10 @@ def test_more_answers_than_styles_are_refused_unless_chosen():
 def test_what_cannot_be_chosen():
     found, _, _ = many(2)
     for chosen, words in (
-        (["w"], r"w is none of the followers' answers, which are: y\[0\], y\[1\], z"),
+        (["w"], r"w is none of the followers' responses, which are: y\[0\], y\[1\], z"),
         ([cp.Variable(name="x")], "x is none of"),
         ([np.arange(12345, 12350)], "objects of type ndarray"),
-        ([], "names no answer"),
+        ([], "names no response"),
     ):
         with pytest.raises(ProblemError, match=words):
             plots.reaction(found, variables=chosen)

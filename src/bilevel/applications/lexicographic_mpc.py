@@ -69,7 +69,7 @@ def lexicographic_mpc(
 ) -> LexicographicMPC:
     r"""Return the control problem whose first priority is to keep the state within limits.
 
-        minimize    sum_k x_k'Q x_k + u_k'R u_k       over the answers of the follower
+        minimize    sum_k x_k'Q x_k + u_k'R u_k       over the responses of the follower
         follower:   minimize    sum_k sum(s_k)
                     subject to  |x_k| <= state_limit + s_k,  s_k >= 0,  |u_k| <= input_limit
                                 x_{k+1} = A x_k + B u_k,  x_0 the present state
@@ -100,7 +100,7 @@ def lexicographic_mpc(
 
     Notes
     -----
-    The limits of states are soft, hence there is always an answer. The leader has no variable of
+    The limits of states are soft, hence there is always a response. The leader has no variable of
     its own: it chooses among all inputs with the least violation. A weighted sum of both aims needs
     a weight that is large enough for every state, which nobody knows, and gives the second aim a
     part of the first where it is not (instance T19).

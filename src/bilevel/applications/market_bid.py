@@ -167,7 +167,7 @@ def market_bid(
         price'demand - scarcity'demand - congestion'limit - rent'capacity_others
             - cost'p_others - price_cap * sum(shed)
 
-    This is equal to the product wherever the operator answers optimally, and exact for offered
+    This is equal to the product wherever the operator responds optimally, and exact for offered
     quantities too.
 
     The stance is optimistic. Of equally cheap dispatches the producer has the one it likes best;

@@ -1,4 +1,4 @@
-"""Prices for consumers who answer with what is worth most to them."""
+"""Prices for consumers who respond with what is worth most to them."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def pricing(
 
     Notes
     -----
-    Each row is a follower with a unique answer. By its complementarity, ``price'y`` is
+    Each row is a follower with a unique response. By its complementarity, ``price'y`` is
     ``willingness'y - y'slope y``, so that the seller's objective is written without products of
     prices and demands and is concave:
 

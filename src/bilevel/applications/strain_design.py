@@ -147,7 +147,7 @@ def strain_design(
     keeps the reaction.
 
     A design that cannot reach the floor is not available, in each coupling: for ``"strong"`` the
-    cell has no answer to it, for the others it violates the leader's constraint.
+    cell has no response to it, for the others it violates the leader's constraint.
 
     References
     ----------

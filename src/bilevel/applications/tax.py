@@ -1,4 +1,4 @@
-"""A tax on emissions, and many firms that answer by producing less."""
+"""A tax on emissions, and many firms that respond by producing less."""
 
 from __future__ import annotations
 
@@ -103,12 +103,12 @@ def emission_tax(
 
     Notes
     -----
-    Every firm is a follower with a unique answer, ``max(0, margin - tax * intensity) / slope``. No
-    firm emits anything at a tax of ``max_i margin_i / intensity_i``, which is therefore an upper
+    Every firm is a follower with a unique response, ``max(0, margin - tax * intensity) / slope``.
+    No firm emits anything at a tax of ``max_i margin_i / intensity_i``, which is therefore an upper
     bound.
 
     The revenue is one product of two leader variables, the tax and the emissions, which a coupling
-    constraint ties to the firms' answers. Written firm by firm without a product, as
+    constraint ties to the firms' responses. Written firm by firm without a product, as
     ``sum_i margin_i q_i - slope_i q_i**2``, it is concave, but its relaxation knows nothing of the
     tax, whose range is what branch and bound has to cut.
 

@@ -25,9 +25,9 @@ class Purpose(Enum):
     ('clarabel',)
     """
 
-    FOLLOWER = "a follower's answer: vertices and active rows exactly"
-    CERTIFICATE = "a follower's answer again, by another route than the one that found it"
-    EXTREME = "the leader's best point among a follower's equally good answers"
+    FOLLOWER = "a follower's response: vertices and active rows exactly"
+    CERTIFICATE = "a follower's response again, by another route than the one that found it"
+    EXTREME = "the leader's best point among a follower's equally good responses"
     POINT = "a point of rows that may contain products, or a verdict that there is none"
     CONVEX = "relaxations, bounds and rays: linear or convex programs of any size"
     ACTIVE_SET = "an answer whose active rows and multipliers are used"

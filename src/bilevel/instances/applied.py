@@ -114,10 +114,10 @@ _T19 = Instance(
     optimistic=Answer(Status.OPTIMAL, 8 / 3, {"u": (4 / 3, 2 / 3)}),
     pessimistic=None,
     notes=(
-        "The leader has no variable: it chooses among the best answers to the first priority, a "
+        "The leader has no variable: it chooses among the best responses to the first priority, a "
         "line. Over that line its objective has no upper bound, so there is no pessimistic "
-        "answer. Weighting the first priority by rho, instead of putting it first, misses u[0] by "
-        "about 0.889/rho. The numbers are ours."
+        "response. Weighting the first priority by rho, instead of putting it first, misses u[0] "
+        "by about 0.889/rho. The numbers are ours."
     ),
 )
 

@@ -40,8 +40,9 @@ _T22 = Instance.agreed(
     source=_SOURCE,
     build=_demanded_of_the_follower,
     notes=(
-        "The follower answers y = x with the multiplier x, so an absolute price of a violation is "
-        "exact from 1 on. The source calls T22 and T22b equivalent. The numbers are ours."
+        "The follower responds with y = x and the multiplier x, so an absolute price of a "
+        "violation is exact from 1 on. The source calls T22 and T22b equivalent. The numbers are "
+        "ours."
     ),
 )
 _T22B = Instance.agreed(
@@ -51,8 +52,8 @@ _T22B = Instance.agreed(
     source=_SOURCE,
     build=_demanded_of_the_leader,
     notes=(
-        "As T22, but the leader answers for y >= x: the follower answers 0, so that only x = 0 is "
-        "left. What is feasible here is feasible for T22, not conversely."
+        "As T22, but the leader answers for y >= x: the follower responds with 0, so that only x = "
+        "0 is left. What is feasible here is feasible for T22, not conversely."
     ),
 )
 

@@ -77,9 +77,9 @@ _T3 = Instance.agreed(
     build=_triangle,
     notes=(
         "The follower projects (x, x) onto the triangle with corners (0, 0), (1, 0), (0, 1): its "
-        "answer is 0 for x <= 0, then (x, x), then (1/2, 1/2). The leader is ours; its optimum is "
-        "the second kink, and x = -1 is a local minimum of value -1. The source's test of a kink "
-        "leaves out how the leader's objective depends on x itself."
+        "response is 0 for x <= 0, then (x, x), then (1/2, 1/2). The leader is ours; its optimum "
+        "is the second kink, and x = -1 is a local minimum of value -1. The source's test of a "
+        "kink leaves out how the leader's objective depends on x itself."
     ),
 )
 
@@ -122,7 +122,7 @@ _T5 = Instance(
     optimistic=Answer(Status.OPTIMAL, 0.0, {}, unique=False),
     pessimistic=Answer(Status.OPTIMAL, 0.25, {"x": 0.0}, unique=False),
     notes=(
-        "The best answers are -1/2 and 1/2 for every x, written with a boolean variable. The "
+        "The best responses are -1/2 and 1/2 for every x, written with a boolean variable. The "
         "leader's objective is ours: optimistic at x = -1/2 and 1/2, pessimistic at 0. Optimality "
         "conditions do not hold for integer followers."
     ),

@@ -41,9 +41,9 @@ _T6 = Instance.agreed(
     source=_KKT,
     build=_kkt_price,
     notes=(
-        "The follower's answer is y = max(-x, x + 1) with multipliers max(0, 2 x + 1) and 0: the "
+        "The follower's response is y = max(-x, x + 1) with multipliers max(0, 2 x + 1) and 0: the "
         "second constraint is never active. The leader is ours; its objective y^2 - lam1 equals "
-        "x^2 along this answer, and its bounds are not active."
+        "x^2 along this response, and its bounds are not active."
     ),
 )
 _T6B = Instance.agreed(
@@ -84,9 +84,9 @@ _T7 = Instance.agreed(
     source=_PITFALLS,
     build=_double_well,
     notes=(
-        "The best answers are y = -1/sqrt(2) and 1/sqrt(2) for every x. The optimality conditions "
-        "also admit y = 0, hence (0, 0) of value 0. The source calls y = 0 a local minimum; of "
-        "this follower it is a local maximum. Both levels are ours."
+        "The best responses are y = -1/sqrt(2) and 1/sqrt(2) for every x. The optimality "
+        "conditions also admit y = 0, hence (0, 0) of value 0. The source calls y = 0 a local "
+        "minimum; of this follower it is a local maximum. Both levels are ours."
     ),
     solvable=False,
 )
@@ -98,7 +98,7 @@ _T7B = Instance.agreed(
     build=_triple_well,
     notes=(
         "As T7, with y = 0 a local minimum as the source has it: the follower's value is 0 "
-        "there and -1/96 + alpha/16 = -1/240 at its best answers; alpha = 0.1 must be below 1/6."
+        "there and -1/96 + alpha/16 = -1/240 at its best responses; alpha = 0.1 must be below 1/6."
     ),
     solvable=False,
 )
@@ -132,7 +132,7 @@ _T8 = Instance(
     pessimistic=None,
     notes=(
         "The demand stands there twice, so only the sum of both multipliers is determined: it is "
-        "1, and the leader takes all of it. The leader is ours. A stance is about answers, not "
+        "1, and the leader takes all of it. The leader is ours. A stance is about responses, not "
         "about multipliers, so there is no pessimistic one. That constraint gradients are "
         "dependent is not enough for an unbounded leader, see T8b."
     ),
@@ -145,7 +145,7 @@ _T8B = Instance(
     optimistic=Answer(Status.UNBOUNDED, None, {}, unique=False),
     pessimistic=None,
     notes=(
-        "The follower can only answer 0, with multipliers (0.3 + t, t) for every t >= 0: its "
+        "The follower can only respond with 0, with multipliers (0.3 + t, t) for every t >= 0: its "
         "feasible set has no interior, and an optimistic leader paid by the first multiplier "
         "earns any amount. The leader is ours."
     ),

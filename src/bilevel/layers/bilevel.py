@@ -52,7 +52,7 @@ class BilevelLayer(torch.nn.Module):
         ``bilevel.adjoints.KKT(...)``, whose ``degenerate`` may be ``"lstsq"`` or ``"raise"``, or an
         ``AbstractBilevelAdjoint`` of your own.
     equilibrium
-        ``"stackelberg"``: the leader knows that the followers answer. ``"nash"``: it takes their
+        ``"stackelberg"``: the leader knows that the followers respond. ``"nash"``: it takes their
         answer as given, as they take its decision.
     on_failure
         As for ``FollowerLayer``.

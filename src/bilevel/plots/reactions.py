@@ -1,4 +1,4 @@
-"""Figures of reaction maps: what followers answer, and what is left for the leader."""
+"""Figures of reaction maps: how followers respond, and what is left for the leader."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PER_REGION = 40
 _PER_SIDE = 41
 _BESIDE = 1e-6
-# Neighbours differ in both, so that answers are seen where they coincide.
+# Neighbours differ in both, so that responses are seen where they coincide.
 _DASHES = ("-", (0, (4, 2)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 _STYLES = len(COLOURS) * len(_DASHES)
 
@@ -40,8 +40,8 @@ def reaction(
     found
         What ``bl.reaction`` returned, over one or two parameters.
     variables
-        Which of the followers' answers to draw over one parameter: variables, their names, or names
-        of entries such as ``"y[2]"``. All if left out.
+        Which of the followers' responses to draw over one parameter: variables, their names, or
+        names of entries such as ``"y[2]"``. All if left out.
     mark
         Parameters to mark, such as those of a solution, shape ``(d,)``.
     span
@@ -53,8 +53,8 @@ def reaction(
     Returns
     -------
     matplotlib.figure.Figure
-        Over one parameter: the answers above the reduced objective, kinks dotted, several best
-        answers as a bar. At the latter the filled dot is the optimistic value, the circle the
+        Over one parameter: the responses above the reduced objective, kinks dotted, several best
+        responses as a bar. At the latter the filled dot is the optimistic value, the circle the
         pessimistic one. In the plane: the regions beside the reduced objective.
 
     Raises
@@ -63,12 +63,12 @@ def reaction(
         If matplotlib is not installed.
     ProblemError
         If the map has no parameter, nothing of it lies in the span, a variable is none of the
-        followers', or there are more answers than styles to tell them apart (24).
+        followers', or there are more responses than styles to tell them apart (24).
 
     Notes
     -----
-    Where the leader's constraints fail for the answer, no value is drawn; where they fail for every
-    answer shown, the figure says so.
+    Where the leader's constraints fail for the response, no value is drawn; where they fail for
+    every response shown, the figure says so.
 
     Examples
     --------
@@ -81,7 +81,7 @@ def reaction(
     2
     """
     if not found.parameters:
-        raise ProblemError("A reaction map without parameters is one answer: nothing to draw.")
+        raise ProblemError("A reaction map without parameters is one response: nothing to draw.")
     if len(found.parameters) == 1:
         return _over_line(found, _chosen(found, variables), mark, _span(found, span), label)
     for name, given in (("variables", variables), ("span", span)):
@@ -94,10 +94,10 @@ def reaction(
 
 
 def _chosen(found: ReactionMap, variables: Any) -> dict[int, str]:
-    """Return the places of the answers to draw, with their names."""
-    answers = found.answers
+    """Return the places of the responses to draw, with their names."""
+    responses = found.responses
     listed = [variables] if isinstance(variables, (str, cp.Variable)) else variables
-    chosen: list[int] = list(range(len(answers))) if listed is None else []
+    chosen: list[int] = list(range(len(responses))) if listed is None else []
     for one in () if listed is None else listed:
         if not isinstance(one, (str, cp.Variable)):
             raise ProblemError(
@@ -108,23 +108,23 @@ def _chosen(found: ReactionMap, variables: Any) -> dict[int, str]:
         entries = getattr(one, "entries", ())
         own = [
             i
-            for i, answer in enumerate(answers)
-            if answer == name or answer.startswith(f"{name}[") or answer in entries
+            for i, response in enumerate(responses)
+            if response == name or response.startswith(f"{name}[") or response in entries
         ]
         if not own:
             raise ProblemError(
-                f"{name} is none of the followers' answers, which are: {', '.join(answers)}."
+                f"{name} is none of the followers' responses, which are: {', '.join(responses)}."
             )
         chosen += own
     places = dict.fromkeys(chosen)
     if not places:
-        raise ProblemError("Nothing can be drawn: variables names no answer.")
+        raise ProblemError("Nothing can be drawn: variables names no response.")
     if len(places) > _STYLES:
         raise ProblemError(
-            f"{len(places)} answers cannot be told apart in one figure, which has {_STYLES} styles "
-            f"of lines; choose some by variables=[...], such as variables=[{answers[0]!r}]."
+            f"{len(places)} responses cannot be told apart in one figure, which has {_STYLES} "
+            f"styles of lines; choose some, such as variables=[{responses[0]!r}]."
         )
-    return {i: answers[i] for i in places}
+    return {i: responses[i] for i in places}
 
 
 def _span(found: ReactionMap, span: tuple[float, float] | None) -> tuple[float, float]:
@@ -138,7 +138,7 @@ def _span(found: ReactionMap, span: tuple[float, float] | None) -> tuple[float, 
             f"map covers {found.domain.min():.6g} to {found.domain.max():.6g}."
             if found.regions
             else "Nothing can be drawn: the map has no region, so the followers have no best "
-            "answer to any decision, or to single ones only."
+            "response to any decision, or to single ones only."
         )
     return float(low), float(high)
 
@@ -178,7 +178,7 @@ def _over_line(
     below.set_ylabel(label)
     below.set_xlabel(found.parameters[0])
     below.set_xlim(low, high)
-    if len(chosen) > 1 or len(found.answers) > 1:
+    if len(chosen) > 1 or len(found.responses) > 1:
         figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return figure
 
@@ -196,7 +196,7 @@ def _window(found: ReactionMap) -> tuple[float, float]:
 
 
 def _inner(region: Region, low: float, high: float) -> tuple[float, float]:
-    """Return the ends of a region as shown, not quite at its border, where answers may jump."""
+    """Return the ends of a region as shown, not quite at its border, where responses may jump."""
     first = max(low, region.corners.min())
     last = min(high, region.corners.max())
     room = _BESIDE * (last - first)
@@ -212,7 +212,7 @@ def _style(k: int) -> dict[str, Any]:
 
 def _say(axes: Any) -> None:
     """Write into a panel without values why there are none."""
-    text = "no value: the leader's constraints\nfail for every answer shown"
+    text = "no value: the leader's constraints\nfail for every response shown"
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
     axes.set_yticks([])
 
@@ -247,7 +247,7 @@ def _values(axes: Any, found: ReactionMap, grid: np.ndarray) -> bool:
 def _tie(
     above: Any, below: Any, found: ReactionMap, part: Region, styles: dict[int, dict[str, Any]]
 ) -> bool:
-    """Draw several best answers as a bar and both values; return whether there is a value."""
+    """Draw several best responses as a bar and both values; return whether there is a value."""
     theta = part.corners[0]
     low, high = found.ranges(theta)
     for i, style in styles.items():
@@ -262,8 +262,8 @@ def _tie(
 def _over_plane(found: ReactionMap, mark: Sequence[float] | None, label: str) -> Figure:
     if not found.regions:
         raise ProblemError(
-            "Nothing can be drawn: the map has no region, so the followers have no best answer to "
-            "any decision, or along lines only."
+            "Nothing can be drawn: the map has no region, so the followers have no best response "
+            "to any decision, or along lines only."
         )
     figure = figure_of(figsize=(9.6, 4.2))
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)

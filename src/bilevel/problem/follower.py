@@ -80,7 +80,7 @@ class Follower:
             if variable.id not in seen:
                 raise ProblemError(
                     f"Follower {self.name!r} lists variable {label(variable)}, which occurs "
-                    f"neither in its objective nor in its constraints, so any value is an answer. "
+                    f"neither in its objective nor in its constraints, so any value is a response. "
                     f"Remove it from variables, or add the constraint that determines it."
                 )
         self.duals: dict[int, Derived] = {}

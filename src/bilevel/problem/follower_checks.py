@@ -44,7 +44,7 @@ def own_rows(who: str, own: Array, level: Expanded) -> Array:
         raise UnsupportedProblem(
             f"The objective of {who} is not {word} in its own variables (smallest relative "
             f"eigenvalue of its quadratic part: {curvature:.3g}). First-order conditions would "
-            f"accept points that are not its best answer."
+            f"accept points that are not its best response."
         )
     return touched
 

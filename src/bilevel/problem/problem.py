@@ -22,7 +22,7 @@ _SHOWN = 20
 
 
 class Problem(AbstractProblem):
-    r"""A leader that decides first, and followers that answer optimally.
+    r"""A leader that decides first, and followers that respond optimally.
 
         minimize    F(x, y)
         subject to  G(x, y) <= 0,  y_k in argmin of follower k, for each k
@@ -36,8 +36,8 @@ class Problem(AbstractProblem):
     followers
         At least one ``Follower``.
     stance
-        ``"optimistic"`` (of several best answers the follower takes the one the leader likes best)
-        or ``"pessimistic"`` (the worst).
+        ``"optimistic"`` (of several best responses the follower takes the one the leader likes
+        best) or ``"pessimistic"`` (the worst).
     variables
         Variables of the leader that occur in followers' problems only, such as a bid. Those of its
         own objective and constraints need not be named.
@@ -51,8 +51,8 @@ class Problem(AbstractProblem):
     Notes
     -----
     A variable that occurs in the leader's problem and in no follower's list is the leader's. With
-    several followers, one follower's problem may contain another's variables: the answer is then a
-    Nash equilibrium among them. Parameters may occur at both levels; new values need no second
+    several followers, one follower's problem may contain another's variables: the response is then
+    a Nash equilibrium among them. Parameters may occur at both levels; new values need no second
     compilation.
 
     References
@@ -342,7 +342,7 @@ def _check_named(problem: Problem, owner: Mapping[int, str]) -> None:
         if variable.id not in used:
             raise ProblemError(
                 f"The leader's variables name {label(variable)}, which occurs in neither level, so "
-                f"any value is an answer. Remove it from variables, or add the constraint that "
+                f"any value is a response. Remove it from variables, or add the constraint that "
                 f"determines it."
             )
 

@@ -46,8 +46,8 @@ def packing_bounds(form: StandardForm, k: int) -> tuple[Array, str] | None:
 
     Knapsack, multiple choice and packing interdiction are of this kind, the interdiction row
     ``y_j <= u_j (1 - x_j)`` being one of ``A y <= b``. For a convex QP follower ``r`` is minus its
-    gradient at a best answer, for which a range is found by two LPs per variable over both levels'
-    constraints.
+    gradient at a best response, for which a range is found by two LPs per variable over both
+    levels' constraints.
 
     With ``t_i = max_j max(r_j, 0) / a_ij`` over the ``j`` with ``a_ij > 0`` there are best
     multipliers with
@@ -57,7 +57,7 @@ def packing_bounds(form: StandardForm, k: int) -> tuple[Array, str] | None:
     where ``s_j`` belongs to ``y_j >= 0``. For the interdiction row of item ``j`` that is
     ``max(r_j, 0)``: an item cannot be worth more to the follower than its own reward.
 
-    Proof. A decision ``x`` to which the follower has an answer has ``b(x) >= 0``, since ``A >= 0``
+    Proof. A decision ``x`` to which the follower has a response has ``b(x) >= 0``, since ``A >= 0``
     and ``y >= 0``. Best multipliers minimize ``b(x)'lam`` over ``A'lam - s = r``, ``lam, s >= 0``.
     Take any. If ``lam_i > t_i``, lower it to ``t_i`` and each ``s_j`` with it: where
     ``a_ij > 0``, ``s_j = (A'lam)_j - r_j >= a_ij t_i - r_j >= 0`` still holds, and the value does
@@ -106,12 +106,12 @@ def network_bounds(form: StandardForm, k: int) -> tuple[Array, str] | None:
 
         |lam_i| <= |g_1| + ... + |g_n|        for every row
 
-    Proof. At a best answer the multipliers solve ``A'lam = -g``, ``lam_i >= 0`` for inequalities,
+    Proof. At a best response the multipliers solve ``A'lam = -g``, ``lam_i >= 0`` for inequalities,
     at least cost; where there is a best solution there is a basic one, in which the rows ``B`` of
     nonzero multipliers are linearly independent. So ``S'lam_B = -g_T`` for a nonsingular square
     part ``S`` of ``A_B``. The matrix is totally unimodular (Poincare; rows of one entry keep it
     so), hence ``S`` has determinant 1 or -1 and its inverse, by Cramer's rule, entries in
-    ``{-1, 0, 1}``. For a QP the gradient is the same at all best answers, and its multipliers are
+    ``{-1, 0, 1}``. For a QP the gradient is the same at all best responses, and its multipliers are
     those of the LP with that gradient as costs.
 
     Returns

@@ -168,10 +168,10 @@ class BigM(AbstractEncoding):
 
     Notes
     -----
-    A bound that is too small cuts off the optimum and no check of the answer can reveal it, so with
-    a bound of yours the status never exceeds ``FEASIBLE`` and no bound is claimed. Deriving fails
-    where multipliers are unbounded (for example when a variable has both bounds); use ``SOS1``
-    then. Works on every backend with integers.
+    A bound that is too small cuts off the optimum and no check of the response can reveal it, so
+    with a bound of yours the status never exceeds ``FEASIBLE`` and no bound is claimed. Deriving
+    fails where multipliers are unbounded (for example when a variable has both bounds); use
+    ``SOS1`` then. Works on every backend with integers.
 
     References
     ----------

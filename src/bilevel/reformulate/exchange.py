@@ -22,7 +22,7 @@ def exchange(
 ) -> Objective:
     r"""Return a leader's objective with its products replaced, where that makes it convex.
 
-    A best answer ``y`` to ``x`` and its multipliers satisfy
+    A best response ``y`` to ``x`` and its multipliers satisfy
 
         y'P y + x'R y + c'y + lam'b = 0        (min y'Py/2 + (R'x + c)'y : A y <= b)
 
@@ -74,7 +74,7 @@ def _without_products(objective: Objective, follower: FollowerForm, lam: Array) 
     factor = float((wanted * products).sum() / (products * products).sum())
     if abs(wanted - factor * products).max() > _ROUNDING * abs(products).max() or factor == 0.0:
         return objective
-    # factor times the identity of the docstring is taken off: zero at every best answer.
+    # factor times the identity of the docstring is taken off: zero at every best response.
     cross = follower.objective.P[own].tocoo()
     block = sp.coo_array((cross.data, (own[cross.row], cross.col)), shape=(n, n)).tocsr()
     c = objective.c.copy()

@@ -34,17 +34,17 @@ from bilevel.reformulate.strong_duality import gap_row
 
 @dataclass(frozen=True)
 class InnerDual(AbstractReformulation):
-    r"""The worst answer for the leader, dualized; the follower's value by a homogenised copy.
+    r"""The worst response for the leader, dualized; the follower's value by a homogenised copy.
 
     For a follower ``min d(x)'y s.t. A y <= b(x)`` and a leader function ``c(x)'y`` the worst value
-    over the best answers equals, by LP duality and ``t phi(x) = min {d'v : A v <= t b(x)}``,
+    over the best responses equals, by LP duality and ``t phi(x) = min {d'v : A v <= t b(x)}``,
 
         min  lam'b(x) + d(x)'v
         s.t. A'lam + t d(x) = c(x),   A v <= t b(x),   lam >= 0,  t >= 0
 
     which joins the leader's own minimization. A copy of the follower's optimality conditions for
     ``y`` bounds the value from the optimistic side. Each coupling constraint gets a block of its
-    own, so it holds for every best answer.
+    own, so it holds for every best response.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class InnerDual(AbstractReformulation):
         linearizer = Linearizer(builder, self.encoding)
         mask = form.follower_mask
         for follower in form.followers:
-            # The optimistic side: y is a best answer.
+            # The optimistic side: y is a best response.
             columns = add_multipliers(builder, follower, None)
             for part in (
                 follower.rows,
@@ -122,7 +122,7 @@ class InnerDual(AbstractReformulation):
         r: int,
         label: str,
     ) -> list[int]:
-        """Add: row ``r`` holds for every best answer of the followers. Return the scales ``t``."""
+        """Add: row ``r`` holds for every best response of followers. Return the scales ``t``."""
         parts_linear = []
         parts_products = []
         scales = []

@@ -39,7 +39,7 @@ class KKT(AbstractReformulation):
     Notes
     -----
     Exact for convex followers with linear constraints (no constraint qualification is needed).
-    Followers that see each other's variables are stacked: the answer is a Nash equilibrium.
+    Followers that see each other's variables are stacked: the response is a Nash equilibrium.
 
     References
     ----------

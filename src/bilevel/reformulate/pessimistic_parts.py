@@ -152,7 +152,7 @@ def objective_row(form: StandardForm, mask: Array, n: int, worst: int | None = N
 
 
 def reasons_against(form: StandardForm) -> list[str]:
-    """Return why the worst answer of a problem cannot be written exactly."""
+    """Return why the worst response of a problem cannot be written exactly."""
     reasons = list(form.integer_followers)
     if form.stance is not Stance.PESSIMISTIC:
         reasons.append("The worst case is dualized for the pessimistic stance only.")
@@ -170,7 +170,7 @@ def reasons_against(form: StandardForm) -> list[str]:
     factors = form.rows.products.factors
     if mask[factors].all(axis=1).any():
         reasons.append("The leader's constraints must be linear in the followers' variables.")
-    # An epigraph that the leader minimises over answers follower by follower: the worst answer
+    # An epigraph that the leader minimises over responses follower by follower: the worst response
     # must be taken before that minimum, which this form does not do.
     if _epigraph_of_responses(form):
         reasons.append(
@@ -219,7 +219,7 @@ def as_inequalities(rows: Rows, r: int) -> list[Rows]:
 def follows_from_optimality(form: StandardForm, row: Rows) -> bool:
     """Return whether a row asks for no more of a follower than a small objective value.
 
-    A row ``a f(y) + ... <= b`` with ``a >= 0`` that holds for one best answer holds for all.
+    A row ``a f(y) + ... <= b`` with ``a >= 0`` that holds for one best response holds for all.
     """
     if row.products.row.size:
         return False

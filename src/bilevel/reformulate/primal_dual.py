@@ -1,4 +1,4 @@
-"""Valid inequalities that join a linear follower's answer and its multipliers at the root."""
+"""Valid inequalities that join a linear follower's response and its multipliers at the root."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def root_inequalities(
 
         d'y + lam'(b - chi) <= 0        chi_i = max of (C x)_i over the leader's box
 
-    without which the relaxation's multipliers have no influence on its answer before pairs are
+    without which the relaxation's multipliers have no influence on its response before pairs are
     decided. The best weights for the leader's objective are multipliers of one linear program, in
     which ``W_ij`` stands for ``lam_i x_j``:
 

@@ -28,15 +28,15 @@ from bilevel.reformulate.reformulation import (
 
 @dataclass(frozen=True)
 class WorstResponse(AbstractReformulation):
-    r"""The followers' answer is a best one, and of these the worst for the leader.
+    r"""The followers' response is a best one, and of these the worst for the leader.
 
     With a follower ``min d'y s.t. A y <= b(x)`` and the leader's costs ``c(x)'y``, both by their
     optimality conditions over the same slacks ``s = b(x) - A y``:
 
-        A'mu + d = 0,          mu >= 0,   mu_i s_i = 0       (y is a best answer)
-        A'lam + t d = c(x),    lam >= 0,  lam_i s_i = 0      (no best answer is worse)
+        A'mu + d = 0,          mu >= 0,   mu_i s_i = 0       (y is a best response)
+        A'lam + t d = c(x),    lam >= 0,  lam_i s_i = 0      (no best response is worse)
 
-    ``t`` is free: every best answer has the same value, so it is the multiplier of an equation.
+    ``t`` is free: every best response has the same value, so it is the multiplier of an equation.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class WorstResponse(AbstractReformulation):
     References
     ----------
     Zeng (2020), *Operations Research Letters* 48, on the pessimistic problem as an optimistic one;
-    here by LP duality on the face of best answers.
+    here by LP duality on the face of best responses.
 
     Examples
     --------
@@ -92,7 +92,7 @@ class WorstResponse(AbstractReformulation):
             for row in as_inequalities(form.rows, r):
                 if not follows_from_optimality(form, row):
                     reasons.append(
-                        f"Coupling constraint {form.rows.names[r]} would need a worst answer of "
+                        f"Coupling constraint {form.rows.names[r]} would need a worst response of "
                         f"its own; use InnerDual."
                     )
         return tuple(dict.fromkeys(reasons))

@@ -1,1 +1,1 @@
-"""What followers answer at a fixed leader decision."""
+"""How followers respond at a fixed leader decision."""

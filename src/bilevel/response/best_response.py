@@ -1,8 +1,8 @@
-"""One follower's best answer at fixed values of all other columns, and the face of all of them.
+"""One follower's best response at fixed values of all other columns, and the face of all of them.
 
-The set of best answers of an LP or convex QP follower is a polyhedron: the feasible points that are
-complementary to one optimal multiplier (and, for a QP, have the same gradient). With cones it is
-known only where it is a single point.
+The set of best responses of an LP or convex QP follower is a polyhedron: the feasible points that
+are complementary to one optimal multiplier (and, for a QP, have the same gradient). With cones it
+is known only where it is a single point.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from bilevel.program import Limits, Program, RawAnswer, Termination
 from bilevel.response.duality import weak_bound
 
 _TIGHT = 1e-9
-# A conic answer is known to about 1e-8 in its value: less curvature leaves its place open.
+# A conic response is known to about 1e-8 in its value: less curvature leaves its place open.
 _CURVED = 1e-6
 _SILENT = Limits()
 
 
 @dataclass(frozen=True)
 class FollowerResponse:
-    """One follower's answer with its face of equally good answers.
+    """One follower's response with its face of equally good responses.
 
     Parameters
     ----------
     termination
-        ``OPTIMAL``, or why there is no answer.
+        ``OPTIMAL``, or why there is no response.
     y
         An optimal point in the follower's own columns.
     value
@@ -113,7 +113,7 @@ def solve_continuous(
     Returns
     -------
     tuple
-        The answer, the last one where none is a verdict, and the name of the backend that gave
+        The response, the last one where none is a verdict, and the name of the backend that gave
         it; ``None`` where no backend accepts the program, and the names of those asked.
     """
     last = None
@@ -126,13 +126,13 @@ def solve_continuous(
         if backend.missing(program):
             continue
         try:
-            answer = backend.solve(program, limits)
+            response = backend.solve(program, limits)
         except BackendError:
             continue
-        if answer.duals is not None:
-            answer = replace(answer, duals=answer.duals * factor)
-        last = (answer, backend.name)
-        if answer.termination in backend.verdicts:
+        if response.duals is not None:
+            response = replace(response, duals=response.duals * factor)
+        last = (response, backend.name)
+        if response.termination in backend.verdicts:
             return last
     return last or (None, " or ".join(tried))
 
@@ -198,7 +198,7 @@ def best_response(
 
 def single_point(y: Array) -> Rows:
     """Return the rows that fix all of a follower's own columns."""
-    return _equations(sp.csr_array(sp.eye_array(len(y))), y, "this answer")
+    return _equations(sp.csr_array(sp.eye_array(len(y))), y, "this response")
 
 
 def _face(program: Program, raw: RawAnswer, named: Array) -> Rows | None:

@@ -1,4 +1,4 @@
-"""The leader's best and worst value over all the followers' best answers."""
+"""The leader's best and worst value over all the followers' best responses."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _HOLDS = 1e-9
 
 @dataclass(frozen=True)
 class Extremes:
-    """The leader's best and worst value over all best answers to one decision.
+    """The leader's best and worst value over all best responses to one decision.
 
     Parameters
     ----------
     optimistic, pessimistic
         In the leader's sense; ``None`` where not computed.
     unique
-        Whether there is one best answer only.
+        Whether there is one best response only.
     worst_coupling
-        Largest violation of a coupling row over all best answers.
+        Largest violation of a coupling row over all best responses.
     notes
         Why something was not computed.
     """
@@ -42,10 +42,10 @@ class Extremes:
 
 
 def extremes(form: StandardForm, w: Array) -> Extremes:
-    """Return the leader's best and worst value over all best answers to its decision.
+    """Return the leader's best and worst value over all best responses to its decision.
 
-    The answers come from the routes that find vertices exactly, not from those that check a point:
-    a face is only as good as the multipliers that define it.
+    The responses come from the routes that find vertices exactly, not from those that check a
+    point: a face is only as good as the multipliers that define it.
     """
     if is_nash(form):
         note = "Best and worst value over all equilibria are not computed."
@@ -53,7 +53,7 @@ def extremes(form: StandardForm, w: Array) -> Extremes:
     response = respond(form, w)
     if response is None or not response.is_complete:
         conic = any(follower.cones for follower in form.followers)
-        note = "Best and worst value over all best answers of a conic follower are not known."
+        note = "Best and worst value over all best responses of a conic follower are not known."
         return Extremes(notes=(note,) if conic else ())
     auxiliary = _auxiliary(form)
     notes = []
@@ -61,7 +61,7 @@ def extremes(form: StandardForm, w: Array) -> Extremes:
     is_linear = not form.objective.P[own][:, own].nnz
     slope = np.where(own, form.objective.P @ response.w + form.objective.c, 0.0)
     direction = _direction(form)
-    # One linear program for all questions about the set of best answers.
+    # One linear program for all questions about the set of best responses.
     costs = [direction, -direction, *([-slope, slope] if is_linear else [])]
     ends = response.along(costs)
     if is_linear and not len(auxiliary) and _says_nothing(form, response.w):
@@ -70,7 +70,7 @@ def extremes(form: StandardForm, w: Array) -> Extremes:
         optimistic = _extreme_value(response, form.objective, 1.0, auxiliary, True)
     pessimistic = None
     if len(auxiliary) and form.objective.c[auxiliary].any():
-        notes.append("The worst value is not computed: the objective is not linear in the answers.")
+        notes.append("The worst value is not computed: the objective is not linear in responses.")
     elif is_linear:
         pessimistic = _value_at(form.objective, -1.0, *ends[2])
     else:
@@ -91,7 +91,7 @@ def extremes(form: StandardForm, w: Array) -> Extremes:
 
 
 def _says_nothing(form: StandardForm, w: Array) -> bool:
-    """Return whether the leader's constraints hold whatever the followers' best answer is."""
+    """Return whether the leader's constraints hold whatever the followers' best response is."""
     if form.coupled_rows.any() or form.cones:
         return False
     return not form.rows.b.size or bool(form.rows.violation(w).max() <= _HOLDS)
@@ -162,7 +162,7 @@ def _is_unique(form: StandardForm, ends: Sequence[tuple[RawAnswer | None, Array]
 
 
 def _worst_coupling(response: Response) -> float | None:
-    """Return the largest violation of a coupling row over all best answers."""
+    """Return the largest violation of a coupling row over all best responses."""
     form = response.form
     worst = 0.0
     if not form.coupled_rows.any():

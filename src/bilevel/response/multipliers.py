@@ -70,7 +70,7 @@ def multiplier_violation(form: StandardForm, w: Array) -> float:
 
 
 def multipliers_are_unique(
-    form: StandardForm, w: Array, answers: Sequence[FollowerResponse]
+    form: StandardForm, w: Array, responses: Sequence[FollowerResponse]
 ) -> bool | None:
     """Return whether every follower has only one vector of optimal multipliers.
 
@@ -78,7 +78,7 @@ def multipliers_are_unique(
     """
     if any(follower.cones for follower in form.followers):
         return None
-    for k, one in enumerate(answers):
+    for k, one in enumerate(responses):
         if one.y is None:
             return None
         verdict = _is_unique(follower_program(form, k, w), one.y)

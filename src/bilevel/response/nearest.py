@@ -16,7 +16,7 @@ def nearest_feasible(form: StandardForm, w: Array) -> Array | None:
     """Return the point nearest to ``w`` (sum of distances) that meets all linear constraints.
 
     A backend's decision may lie outside the followers' domain by its tolerance, where they have no
-    answer at all. Integers stay where they are.
+    response at all. Integers stay where they are.
     """
     columns = form.columns
     rows = Rows.stack(form.rows, *(follower.rows for follower in form.followers))

@@ -33,7 +33,7 @@ def complete_point(
         Where each variable's columns are.
     values
         Values by variable id. Leader variables must be there; followers whose variables are
-        missing get their best answer (the leader's favourite where all followers are missing).
+        missing get their best response (the leader's favourite where all followers are missing).
 
     Raises
     ------
@@ -83,7 +83,7 @@ def _fill_followers(form: StandardForm, w: Array, known: Array) -> Array:
             if found.y is None:
                 raise ProblemError(
                     f"The point has no value for follower {follower.name!r}, which has no "
-                    f"best answer to this decision ({found.termination.value})."
+                    f"best response to this decision ({found.termination.value})."
                 )
             w[follower.columns] = found.y
         else:

@@ -1,4 +1,4 @@
-"""All followers' answers to one leader decision, and the leader's choice among equal ones."""
+"""All followers' responses to one leader decision, and the leader's choice among equal ones."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from bilevel.response.best_response import (
 
 @dataclass(frozen=True)
 class Response:
-    """All followers' answers to one leader decision.
+    """All followers' responses to one leader decision.
 
     Parameters
     ----------
     form
         The problem.
     w
-        All columns; those of the leader are the decision, those of the followers an optimal answer.
+        All columns; those of the leader are the decision, those of followers an optimal response.
     responses
         One per follower.
     """
@@ -44,11 +44,11 @@ class Response:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every follower has an optimal answer with a known face."""
+        """Whether every follower has an optimal response with a known face."""
         return all(a.face is not None for a in self.responses)
 
     def pinned(self) -> Response:
-        """Return the same where unknown sets of best answers of conic followers are one point."""
+        """Return the same where unknown sets of best responses of conic followers are one point."""
         responses = tuple(
             replace(one, face=single_point(np.asarray(one.y)))
             if one.face is None and follower.cones
@@ -117,7 +117,7 @@ class Response:
     def _program(
         self, free: Array, with_leader_rows: bool, tolerance: float = 0.0
     ) -> tuple[Array, Program]:
-        """Return the columns that move, and the program of all best answers without an objective.
+        """Return the columns that move, and the program of all best responses without an objective.
 
         See ``extreme``.
         """
@@ -158,7 +158,7 @@ class Response:
     def _multipliers(self, k: int, columns: Array, first: int) -> tuple[Rows, Array, Array]:
         """Return the optimal multipliers of follower ``k`` as columns tied to the leader's.
 
-        For an LP or convex QP they are the same set at every best answer.
+        For an LP or convex QP they are the same set at every best response.
         """
         form = self.form
         one = self.responses[k]
@@ -195,20 +195,20 @@ class Response:
 
 def _shift(rows: Rows | None, offset: int, n: int) -> Rows:
     if rows is None:
-        raise BackendError("A follower's set of best answers is not known.")
+        raise BackendError("A follower's set of best responses is not known.")
     coo = rows.A.tocoo()
     A = sp.csr_array(sp.coo_array((coo.data, (coo.row, coo.col + offset)), shape=(len(rows), n)))
     return replace(rows, A=A)
 
 
 def respond(form: StandardForm, w: Array, purpose: Purpose = Purpose.FOLLOWER) -> Response | None:
-    """Return the followers' answers to the leader columns of ``w``.
+    """Return the followers' responses to the leader columns of ``w``.
 
     Returns
     -------
     Response or None
-        ``None`` where followers depend on each other (an equilibrium is not a sequence of answers)
-        or one has no optimal answer.
+        ``None`` where followers depend on each other (an equilibrium is not a sequence of
+        responses) or one has no optimal response.
     """
     return None if is_nash(form) else _respond(form, w, purpose)[1]
 
@@ -233,11 +233,11 @@ def is_nash(form: StandardForm) -> bool:
 
 
 def optimistic_completion(form: StandardForm, w: Array) -> Array | None:
-    """Return the leader's best point with the followers' answers to the linking columns of ``w``.
+    """Return the leader's best point with the followers' responses to the linking columns of ``w``.
 
     Linking columns of the leader and integers stay; the followers' columns and the leader's other
     continuous columns are chosen again, exactly. ``None`` where that is not possible. A conic
-    follower's answer is the one that was found, which need not be the only one.
+    follower's response is the one that was found, which need not be the only one.
     """
     if is_nash(form):
         return None
@@ -261,13 +261,13 @@ def best_completion(
         Which leader columns stay besides the linking ones, shape ``(n,)``; integers among the
         others are chosen again.
     tolerance
-        How far the leader's rows, of unit norm, may be missed where they hold for no best answer:
-        answers are known up to a tolerance.
+        How far the leader's rows, of unit norm, may be missed where they hold for no best response:
+        responses are known up to a tolerance.
 
     Returns
     -------
     tuple
-        ``OPTIMAL`` and the point; or ``INFEASIBLE`` (a follower has no answer, or the leader's
+        ``OPTIMAL`` and the point; or ``INFEASIBLE`` (a follower has no response, or the leader's
         constraints fail for all best ones), ``UNBOUNDED``, or a termination that decides nothing.
     """
     columns = form.columns
@@ -292,7 +292,7 @@ def best_completion(
 
 
 def worst_completion(form: StandardForm, w: Array) -> Array | None:
-    """Return the point where the followers take the answer that is worst for the leader.
+    """Return the point where the followers take the response that is worst for the leader.
 
     ``None`` where it is not known, or a coupling constraint fails there.
     """

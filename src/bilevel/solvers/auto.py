@@ -89,7 +89,7 @@ class Auto(AbstractSolver):
         if not _is_for_duality(form) and not (branching := Branching()).accepts(form):
             return Choice(
                 branching,
-                "pessimistic problem: the optimistic value bounds it, then the worst answer is "
+                "pessimistic problem: the optimistic value bounds it, then the worst response is "
                 "written exactly; both by branching on complementarity",
             )
         inner = self._optimistic(replace(form, stance=Stance.OPTIMISTIC))
@@ -105,7 +105,7 @@ class Auto(AbstractSolver):
         return Choice(
             solver,
             f"pessimistic problem: the optimistic value bounds it ({inner.reason}), then the "
-            f"worst answer is written exactly",
+            f"worst response is written exactly",
         )
 
     def accepts(self, form: StandardForm) -> tuple[str, ...]:

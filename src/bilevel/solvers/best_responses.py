@@ -1,4 +1,4 @@
-"""An equilibrium among followers by answering in turn; for games that have no leader."""
+"""An equilibrium among followers by responding in turn; for games that have no leader."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from bilevel.status import Status
 @renamed_fields(rounds="max_steps")
 @dataclass(frozen=True)
 class BestResponses(AbstractSolver):
-    """Let each follower answer the others in turn until nobody moves (a Nash equilibrium).
+    """Let each follower respond to the others in turn until nobody moves (a Nash equilibrium).
 
     Parameters
     ----------
     max_steps
-        Most steps, in each of which everybody answers once.
+        Most steps, in each of which everybody responds once.
     tolerance
         The largest move in a round that counts as none, relative to ``max(1, |w|)``.
 
     Notes
     -----
     It is for games in which the leader decides nothing, also with cones. Convergence needs that
-    answers react to each other less than one to one; where it does not converge the outcome is
+    responses react to each other less than one to one; where it does not converge the outcome is
     ``NOT_FOUND``. Other equilibria may exist.
 
     References
@@ -61,7 +61,7 @@ class BestResponses(AbstractSolver):
         if form.integer_followers:
             return form.integer_followers
         if not form.follower_mask.all():
-            return ("The leader decides something, which answering in turn would ignore.",)
+            return ("The leader decides something, which responding in turn would ignore.",)
         return ()
 
     def run(self, form: StandardForm, request: Request) -> Outcome:
@@ -84,14 +84,14 @@ class BestResponses(AbstractSolver):
             if request.time_limit is not None and seconds > request.time_limit:
                 break
         seconds = time.perf_counter() - began
-        note = "answering in turn did not settle down"
+        note = "responding in turn did not settle down"
         return Outcome(Status.NOT_FOUND, note=note, seconds=seconds)
 
     def _round(self, form: StandardForm, w: Array) -> str:
-        """Let everybody answer once, in place; return why that failed."""
+        """Let everybody respond once, in place; return why that failed."""
         for k, follower in enumerate(form.followers):
             found = best_response(form, k, w)
             if found.y is None:
-                return f"{follower.name!r} has no answer ({found.termination.value})"
+                return f"{follower.name!r} has no response ({found.termination.value})"
             w[follower.columns] = found.y
         return ""

@@ -46,7 +46,7 @@ class Branching(AbstractSolver):
     reliable
         From how many trials on a disjunction's average gain is believed.
     effort
-        Share of the time in which the followers answer to nodes' decisions; each answer is a
+        Share of the time in which the followers respond to nodes' decisions; each answer is a
         feasible point.
     inequality
         Whether linear followers get the primal-dual inequality at the root.

@@ -1,4 +1,4 @@
-"""From a backend's point, right within tolerances, to one whose followers' answers are exact."""
+"""From a backend's point, right within tolerances, to one whose followers' responses are exact."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def complete(
     Notes
     -----
     The followers are solved exactly at the backend's decision. Where one is nearly indifferent
-    there, its exact answer may be another one that is as good for it within tolerances, but worse
+    there, its exact response may be another one that is as good for it within tolerances, but worse
     for the leader; then the decision is moved to where the backend's answer is exactly optimal.
     """
     finish = worst_completion if form.stance is Stance.PESSIMISTIC else optimistic_completion
@@ -68,7 +68,7 @@ def complete(
 
 
 def on_pattern(form: StandardForm, w: Array, multipliers: tuple[Array, ...]) -> Array | None:
-    """Return the nearest point where each follower's answer is optimal in a given pattern.
+    """Return the nearest point where each follower's response is optimal in a given pattern.
 
     Of every slack and its multiplier the smaller one becomes zero; what remains of the followers'
     optimality conditions is linear. Integers stay.
@@ -88,7 +88,7 @@ def on_pattern(form: StandardForm, w: Array, multipliers: tuple[Array, ...]) -> 
 def best_on_pattern(
     form: StandardForm, w: Array, multipliers: tuple[Array, ...]
 ) -> tuple[Array, tuple[Array, ...]] | None:
-    """Return the leader's best point, and multipliers, where answers keep the pattern of a point.
+    """Return the leader's best point, and multipliers, where responses keep the pattern of a point.
 
     ``None`` also where the leader's objective is not convex or falls for ever on that pattern.
     """
@@ -125,7 +125,8 @@ def _fixed(program: Program, v: Array) -> Program:
 def _loses(form: StandardForm, better: Array, rounded: Array) -> bool:
     """Return whether an exact point is worth clearly less to the leader than a backend's.
 
-    Where cones curve a follower, a gap of 1e-8 leaves 1e-4 and more to its answer, hence to ``F``.
+    Where cones curve a follower, a gap of 1e-8 leaves 1e-4 and more to the response, hence to
+    ``F``.
     """
     value = form.objective.evaluate(rounded)
     tolerance = 1e-3 if Structure.FOLLOWER_CONIC in form.structure else 1e-5

@@ -44,8 +44,8 @@ class Continuation(AbstractSolver):
     Parameters
     ----------
     starts
-        Number of starts: the followers' answers to the optimum of the high-point relaxation and to
-        random leader decisions.
+        Number of starts: the followers' responses to the optimum of the high-point relaxation and
+        to random leader decisions.
     steps
         Number of values of ``t``.
     smallest
@@ -55,7 +55,7 @@ class Continuation(AbstractSolver):
     -----
     Local: ``STATIONARY`` says that IPOPT converged and that the certificate accepts the point, and
     nothing about other points; ``FEASIBLE`` that a limit was met or IPOPT converged nowhere, and
-    the point's followers answer optimally all the same. No bound is claimed, and ``OPTIMAL`` is
+    the point's followers respond optimally all the same. No bound is claimed, and ``OPTIMAL`` is
     never returned. Relaxed complementarity converges to C-stationary points, where the leader may
     still have a first-order descent direction if a multiplier and its slack vanish together.
 
@@ -140,7 +140,7 @@ def _against_cones(form: StandardForm) -> list[str]:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A point with exact answers of the followers."""
+    """A point with exact responses of the followers."""
 
     value: float
     converged: bool
@@ -190,7 +190,7 @@ class _Search:
             return
         end, multipliers = self._reformed.invert(raw.v)
         w, multipliers = self._polish(end, multipliers)
-        # Where exact answers cost the leader much, the point is not the one IPOPT converged to.
+        # Where exact responses cost the leader much, the point is not the one IPOPT converged to.
         converged = raw.termination is Termination.OPTIMAL and not self._is_worse(w, end, 1e-3)
         self._keep(w, multipliers, converged)
         self._tick(Progress(0.0, None, None, 0))
@@ -231,7 +231,7 @@ class _Search:
         return last if reached <= 1e-5 else None
 
     def _polish(self, w: Array, multipliers: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
-        """Return the leader's best point on the pattern, then with the followers' exact answers."""
+        """Return the leader's best point on the pattern, then with followers' exact responses."""
         form = self._form
         better = best_on_pattern(form, w, multipliers)
         if better is not None and not self._is_worse(better[0], w, 1e-4):

@@ -23,7 +23,7 @@ _MISSED = 1e-7
 
 
 class Decisions:
-    """Rows for a search over ``max(F, floor)``, from exact answers to the decisions it meets.
+    """Rows for a search over ``max(F, floor)``, from exact responses to the decisions it meets.
 
     A decision is excluded as soon as it is judged, and a row asks for a better value than the best
     one known. So a search has no feasible point in the end, and that is the proof.

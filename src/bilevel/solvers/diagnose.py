@@ -1,4 +1,4 @@
-"""Why a problem has no solution: the leader's constraints, or a follower without an answer."""
+"""Why a problem has no solution: the leader's constraints, or a follower without a response."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def diagnose(
     form
         The problem.
     has_response
-        Tells whether the followers have a best answer to some decision, given a problem; ``None``
+        Tells whether the followers have a best response to some decision, given a problem; ``None``
         if that is not known.
     """
     alone = _without_coupling(form)
@@ -46,9 +46,9 @@ def diagnose(
     except (UnsupportedProblem, BackendError, BackendNotFound):
         responded = None
     if responded is None:
-        return Status.INFEASIBLE, "Whether the followers ever have a best answer is not known."
+        return Status.INFEASIBLE, "Whether the followers ever have a best response is not known."
     if responded:
-        sentence = "The followers' best answers never satisfy the coupling constraints."
+        sentence = "The followers' best responses never satisfy the coupling constraints."
         return Status.INFEASIBLE, sentence
     if _is_infeasible(high_point(replace(alone, dual_variables=(), values=()))):
         return (
@@ -57,7 +57,7 @@ def diagnose(
         )
     return (
         Status.FOLLOWER_UNBOUNDED,
-        "Wherever the followers have feasible answers, one of them has no best one.",
+        "Wherever the followers have feasible responses, one of them has no best one.",
     )
 
 

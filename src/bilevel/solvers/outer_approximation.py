@@ -84,8 +84,8 @@ class OuterApproximation(AbstractSolver):
     linear or convex quadratic and do not see each other, and the leader's objective is convex once
     its products with integers are linear. The proof does not rest on the tolerance of the
     strong-duality row: no two visits of one decision happen, and each is worth what the exact
-    answers say. Without derived bounds (``SOS1``) relaxations are weak; then nearly every decision
-    is visited.
+    responses say. Without derived bounds (``SOS1``) relaxations are weak; then nearly every
+    decision is visited.
 
     References
     ----------
@@ -231,7 +231,7 @@ class OuterApproximation(AbstractSolver):
         note = ""
         if search.undecided:
             bound = -np.inf
-            note = "At some decision no exact answer could be found, so nothing is proved."
+            note = "At some decision no exact response could be found, so nothing is proved."
         if best is None:
             if finished:
                 status, note = diagnose(form, lambda twin: self._has_response(twin, request))
@@ -275,7 +275,7 @@ def _relax(program: Program) -> RawAnswer | None:
 
 
 def _guesses(form: StandardForm, request: Request, relaxed: RawAnswer | None) -> Iterator[Array]:
-    """Return points whose decisions are worth an exact answer before the search."""
+    """Return points whose decisions are worth an exact response before the search."""
     if request.start is not None:
         yield request.start
     if (w := initial_point(form)) is not None:

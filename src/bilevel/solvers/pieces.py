@@ -1,4 +1,4 @@
-"""What a leader can reach, piece by piece: regions of the reaction map with the answers there."""
+"""What a leader can reach, piece by piece: regions of the reaction map with the responses there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NEAR = 1e-6
 
 @dataclass(frozen=True)
 class Piece:
-    """A region with answers that are worth the same to the leader, joined with its constraints.
+    """A region with responses that are worth the same to the leader, joined with its constraints.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class Piece:
     pairs
         The followers' optimal pairs there, whatever the leader's constraints.
     joint
-        Decisions with these answers, and what else the leader decides.
+        Decisions with these responses, and what else the leader decides.
     """
 
     region: Region
@@ -64,7 +64,7 @@ class Piece:
         """Return the point whose parameters lie deepest inside the region, and how deep.
 
         ``among`` is a part of the piece. Walls of the region that are not its own but the leader's
-        do not count: the followers answer in the same way on them.
+        do not count: the followers respond in the same way on them.
         """
         A, b = self._own_walls()
         n = among.n
@@ -105,9 +105,9 @@ def reasons_against_pieces(form: StandardForm) -> list[str]:
     theta = parameter_columns(form)
     if form.dual_variables and form.stance is Stance.PESSIMISTIC:
         reasons.append(
-            "Multipliers stand in the leader's problem, and a pessimistic stance is about answers: "
-            "it does not say which of several multipliers counts. Use WorstCase() where followers "
-            "are strictly convex."
+            "Multipliers stand in the leader's problem, and a pessimistic stance is about "
+            "responses: it does not say which of several multipliers counts. Use WorstCase() where "
+            "followers are strictly convex."
         )
     for j in np.flatnonzero(columns.integer & (columns.owner == LEADER)):
         if j not in theta:
@@ -161,7 +161,7 @@ def best_pieces(found: ReactionMap) -> Iterator[Piece]:
     """Yield the pieces of the optimistic problem; their union is its whole feasible set.
 
     What lies between regions counts only where it holds more than their limits: where there are
-    several answers, or several multipliers that the leader may choose from.
+    several responses, or several multipliers that the leader may choose from.
     """
     form = found.form
     rows = linear_rows(found.form, True)
@@ -178,13 +178,13 @@ def best_pieces(found: ReactionMap) -> Iterator[Piece]:
 def worst_pieces(found: ReactionMap, stop: Callable[[], bool]) -> Iterator[Piece | None]:
     """Yield the pieces of the pessimistic problem; ``None`` where some of them are missing.
 
-    Where followers have several answers the worst for the leader are those of a second parametric
+    Where followers have several responses the worst for the leader are those of a second parametric
     program over them.
 
     Raises
     ------
     UnsupportedProblem
-        If the worst answers there are not those of a convex parametric program.
+        If the worst responses there are not those of a convex parametric program.
     """
     form = found.form
     rows = linear_rows(found.form, True)
@@ -226,15 +226,15 @@ def _check_worst(form: StandardForm) -> None:
         reasons.append("the followers' values stand in the leader's problem")
     if form.coupled_rows.any():
         names = [form.rows.names[r] for r in np.flatnonzero(form.coupled_rows)]
-        reasons.append(f"the leader's constraint {names[0]} contains answers")
+        reasons.append(f"the leader's constraint {names[0]} contains responses")
     if not is_convex(against, own):
-        reasons.append("the leader's objective is convex, not concave, in the answers")
+        reasons.append("the leader's objective is convex, not concave, in the responses")
     if form.objective.P[own][:, np.flatnonzero(remaining)].nnz:
-        reasons.append("the leader's objective multiplies answers and variables no follower sees")
+        reasons.append("the leader's objective multiplies responses and variables no follower sees")
     if reasons:
         raise UnsupportedProblem(
-            f"Followers have several best answers to some decisions, and {reason}, so the worst "
-            f"answer is not piecewise affine; use WorstCase()."
+            f"Followers have several best responses to some decisions, and {reason}, so the worst "
+            f"response is not piecewise affine; use WorstCase()."
             for reason in reasons
         )
 

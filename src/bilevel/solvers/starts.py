@@ -35,7 +35,7 @@ class Start:
     multipliers
         For each follower.
     feasible
-        Whether the followers answer optimally and the leader's constraints hold.
+        Whether the followers respond optimally and the leader's constraints hold.
     """
 
     w: Array

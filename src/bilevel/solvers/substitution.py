@@ -1,4 +1,4 @@
-"""The followers replaced by their answer, region by region."""
+"""The followers replaced by their response, region by region."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ _NEARBY = 1e-2
 class Substitution(AbstractSolver):
     r"""Solve by the reaction map: the leader's objective is minimized over each of its regions.
 
-        minimize over regions R  min { F(t, y, z) : t in R, y a best answer, G(t, y, z) <= 0 }
+        minimize over regions R  min { F(t, y, z) : t in R, y a best response, G(t, y, z) <= 0 }
 
     Notes
     -----
     For linear and convex quadratic followers that depend on one or two columns ``t`` of the leader;
-    its other columns ``z`` are chosen together with them. Within a region the answer is affine and
-    what is left is a linear or quadratic program. ``OPTIMAL`` is claimed if the regions cover the
-    domain and each minimum is exact: convex ones, and others that depend on two directions only.
+    its other columns ``z`` are chosen together with them. Within a region the response is affine
+    and what is left is a linear or quadratic program. ``OPTIMAL`` is claimed if the regions cover
+    the domain and each minimum is exact: convex ones, and others in two directions only.
 
-    In a pessimistic problem the worst answers are those of a second parametric program where there
-    are several. An infimum over a region that only its border would attain, where answers jump,
-    gives ``NOT_ATTAINED``.
+    In a pessimistic problem the worst responses are those of a second parametric program where
+    there are several. An infimum over a region that only its border would attain, where responses
+    jump, gives ``NOT_ATTAINED``.
 
     References
     ----------
@@ -115,7 +115,7 @@ class _Search:
         """Return the best worst case, or how close to the infimum one comes.
 
         A closed piece may reach its minimum on the border of its region only, where followers have
-        other answers. The border's own pieces then tell what the worst of those is worth.
+        other responses. The border's own pieces then tell what the worst of those is worth.
         """
         least = self._minima[0][1].value
         ties = [pair for pair in self._minima if self._request.gap_closed(pair[1].value, least)]
@@ -137,7 +137,7 @@ class _Search:
         return self._judged(w, Status.NOT_ATTAINED if exact else Status.FEASIBLE)
 
     def _approach(self, piece: Piece, minimum: Minimum) -> list[Array]:
-        """Return worst answers at points inside a region that come closer and closer."""
+        """Return worst responses at points inside a region that come closer and closer."""
         inside, depth = piece.deepest(piece.joint.polyhedron)
         if inside is None or minimum.v is None or depth <= _INSIDE:
             return []

@@ -33,9 +33,9 @@ class WorstCase(AbstractSolver):
     """Solve a pessimistic problem exactly.
 
     First the optimistic problem is solved: its value bounds the pessimistic one. If the worst
-    answer to its decision is as good, that is the proof. Otherwise the worst case is dualized into
-    one program. Where followers have a single answer to every decision (strictly convex), both
-    problems are the same.
+    response to its decision is as good, that is the proof. Otherwise the worst case is dualized
+    into one program. Where followers have a single response to every decision (strictly convex),
+    both problems are the same.
 
     Parameters
     ----------
@@ -83,13 +83,13 @@ class WorstCase(AbstractSolver):
         first = replace(request, bound_only=not same)
         hopeful = self.optimistic.run(replace(form, stance=Stance.OPTIMISTIC), first)
         if same:
-            note = "Followers are strictly convex: their answers are unique."
+            note = "Followers are strictly convex: their responses are unique."
             return replace(hopeful, note=f"{hopeful.note} {note}".strip())
         if hopeful.status in _NOTHING_TO_FIND:
             return hopeful
         best = None if hopeful.w is None else _evaluate(form, hopeful.w)
         if best is not None and request.gap_closed(form.objective.evaluate(best), hopeful.bound):
-            note = "The optimistic optimum holds for every best answer."
+            note = "The optimistic optimum holds for every best response."
             return replace(hopeful, w=best, status=Status.OPTIMAL, multipliers=(), note=note)
         if hopeful.stopped:
             status = Status.NOT_FOUND if best is None else Status.FEASIBLE
@@ -157,7 +157,7 @@ class WorstCase(AbstractSolver):
 
 
 def _evaluate(form: StandardForm, w: Array) -> Array | None:
-    """Return the worst answer to a decision if every coupling constraint holds for all answers."""
+    """Return the worst response to a decision if all coupling constraints hold for every one."""
     worst = worst_completion(form, w)
     if worst is None:
         return None
@@ -173,7 +173,7 @@ def _better(form: StandardForm, first: Array | None, second: Array | None) -> Ar
 
 
 def responses_are_unique(form: StandardForm) -> bool:
-    """Return whether every follower has one best answer to every decision."""
+    """Return whether every follower has one best response to every decision."""
     return not (form.linking_mask & form.follower_mask).any() and all(
         not f.objective.cubic.row.size and is_strictly_convex(f.objective, f.columns)
         for f in form.followers

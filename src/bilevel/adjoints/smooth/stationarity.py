@@ -1,4 +1,4 @@
-"""Scalars whose stationary points are the answers of a follower, and of a whole smooth problem.
+"""Scalars whose stationary points are the responses of a follower, and of a whole smooth problem.
 
 Every optimality condition here is the gradient of a scalar. Every linear system of a derivative is
 therefore symmetric, and every product with it one pass through autograd.

@@ -1,4 +1,4 @@
-"""The cells of the parameter space on which followers answer in one way, found without gaps.
+"""The cells of the parameter space on which followers respond in one way, found without gaps.
 
 On a cell the optimal partition is the same everywhere; cells are convex,
 disjoint and finitely many. Those of full dimension are found by asking at a point that none covers

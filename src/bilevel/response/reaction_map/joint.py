@@ -14,7 +14,7 @@ from bilevel.response.reaction_map.polyhedra import Polyhedron
 
 @dataclass(frozen=True)
 class Joint:
-    """A polyhedron over parameters, answers, more columns of its own, and the rest of the leader's.
+    """A polyhedron over parameters, responses, own columns, and the rest of the leader's.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def join(
     form
         The problem.
     pairs
-        A polyhedron that begins with parameters and answers.
+        A polyhedron that begins with parameters and responses.
     rows
         Which of the leader's rows; without products.
     ties
@@ -81,7 +81,7 @@ def join(
 
 
 def linear_rows(form: StandardForm, coupled: bool) -> Rows:
-    """Return the leader's rows without products, with or without those that contain answers."""
+    """Return the leader's rows without products, with or without those that contain responses."""
     keep = np.ones(len(form.rows), bool) if coupled else ~form.coupled_rows
     keep = keep.copy()
     keep[form.rows.products.row] = False

@@ -1,4 +1,4 @@
-"""Which of the leader's columns followers see, and whether their answer is piecewise affine."""
+"""Which of the leader's columns followers see, and whether their response is piecewise affine."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def reasons_against(form: StandardForm) -> list[str]:
         instead = "Continuation() takes it in optimistic problems only"
     reasons += [
         f"Follower {follower.name!r} has cones (norms, logarithms, exponentials or matrix "
-        f"inequalities), so its answer is not piecewise affine; {instead}."
+        f"inequalities), so its response is not piecewise affine; {instead}."
         for follower in form.followers
         if follower.cones
     ]
     if Structure.NASH in form.structure:
         reasons.append(
-            f"Followers see each other's variables: their answer is an equilibrium, of which there "
-            f"is no reaction map; {use}"
+            f"Followers see each other's variables: their response is an equilibrium, of which "
+            f"there is no reaction map; {use}"
         )
     theta = parameter_columns(form)
     if len(theta) > _LARGEST:
@@ -58,11 +58,11 @@ def reasons_against(form: StandardForm) -> list[str]:
             row = follower.rows.names[int(follower.rows.products.row[0])]
             reasons.append(
                 f"Constraint {row} of follower {follower.name!r} contains a product of variables, "
-                f"so the answer is not piecewise affine in the leader's; {use}"
+                f"so the response is not piecewise affine in the leader's; {use}"
             )
         if follower.objective.cubic.row.size:
             reasons.append(
                 f"A leader variable scales the quadratic term of follower {follower.name!r}, so "
-                f"the answer is not piecewise affine; {use}"
+                f"the response is not piecewise affine; {use}"
             )
     return reasons

@@ -23,12 +23,12 @@ _UNIQUE = 1e-7
 
 @dataclass(frozen=True)
 class Partition:
-    """Which rows hold with equality at every best answer, and which multipliers may be positive.
+    """Which rows hold with equality at every best response, and which multipliers may be positive.
 
     Parameters
     ----------
     tight
-        Rows that are tight at every best answer, shape ``(m,)``.
+        Rows that are tight at every best response, shape ``(m,)``.
     priced
         Rows with a positive multiplier in some optimal vector of multipliers, shape ``(m,)``;
         equations always.
@@ -112,7 +112,7 @@ class Parametric:
         return self.D.shape[1], self.D.shape[0], len(self.b)
 
     def solve(self, theta: Array) -> tuple[Array, Array] | None:
-        """Return a best answer and its multipliers (of the scaled rows); ``None`` without one."""
+        """Return a best response and its multipliers (of the scaled rows); ``None`` without one."""
         m = len(self.b)
         rows = Rows(
             sp.csr_array(self.A),
@@ -198,23 +198,23 @@ class Parametric:
     def maps(self, partition: Partition, own: Array) -> tuple[Array | None, ...]:
         """Return ``K, k`` of ``y = K t + k`` and the same of the multipliers in a partition.
 
-        They are ``None`` where the entries ``own`` of the answer, or the multipliers, are not
+        They are ``None`` where the entries ``own`` of the response, or the multipliers, are not
         unique.
         """
         d, n, m = self.sizes
         slope, start, null = self.selection(partition)
-        answer = multipliers = (None, None)
+        response = multipliers = (None, None)
         if abs(null[:n][own]).max(initial=0.0) < _UNIQUE:
-            answer = slope[:n], start[:n]
+            response = slope[:n], start[:n]
         if abs(null[n:]).max(initial=0.0) < _UNIQUE:
             priced = partition.priced
             multipliers = np.zeros((m, d)), np.zeros(m)
             multipliers[0][priced] = slope[n:] * self.unit[priced, None]
             multipliers[1][priced] = start[n:] * self.unit[priced]
-        return *answer, *multipliers
+        return *response, *multipliers
 
     def among(self, partition: Partition, objective: tuple[Array, Array, Array]) -> Parametric:
-        """Return the program with another objective over the best answers of a partition."""
+        """Return the program with another objective over the best responses of a partition."""
         n = self.sizes[1]
         slope, start, _ = self.selection(partition)
         curved = np.any(self.Q != 0, axis=1)
@@ -228,9 +228,9 @@ class Parametric:
         return Parametric.scaled(objective, rows)
 
     def solvable(self) -> Polyhedron:
-        """Return ``(t, y, y', lam)``: parameters with a feasible answer and feasible multipliers.
+        """Return ``(t, y, y', lam)``: parameters with a feasible response and feasible multipliers.
 
-        Its image in the parameters is where a best answer exists.
+        Its image in the parameters is where a best response exists.
         """
         d, n, m = self.sizes
         primal = np.hstack([self.B, self.A, np.zeros((m, n + m))])

@@ -134,7 +134,7 @@ def _convex(H: Array, g: Array, over: Polyhedron) -> Minimum:
     _, step = away.minimise(g)
     if step is not None and g @ step < -1e-7 * max(1.0, abs(g).max()):
         return Minimum(Termination.UNBOUNDED)
-    ended = "without an answer" if raw is None else raw.termination.value
+    ended = "without a response" if raw is None else raw.termination.value
     raise BackendError(f"A convex quadratic program of the reaction map ended in {ended}.")
 
 
@@ -144,7 +144,7 @@ def _indefinite(H: Array, g: Array, over: Polyhedron) -> Minimum:
     M = U[:, s > 1e-8 * s[0]].T
     if len(M) > 2:
         raise UnsupportedProblem(
-            f"The leader's objective is not convex over the followers' answers and depends on "
+            f"The leader's objective is not convex over the followers' responses and depends on "
             f"{len(M)} independent directions there; two can be minimized exactly. Use "
             f"SingleLevel(KKT())."
         )
@@ -161,7 +161,7 @@ def _indefinite(H: Array, g: Array, over: Polyhedron) -> Minimum:
         if image is None:
             raise UnsupportedProblem(
                 "The leader's objective is not convex over an unbounded set of the followers' "
-                "answers. Bound the leader's variables, or use SingleLevel(KKT())."
+                "responses. Bound the leader's variables, or use SingleLevel(KKT())."
             )
         points = list(image[1])
         if not points:

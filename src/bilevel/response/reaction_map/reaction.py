@@ -1,4 +1,4 @@
-"""The followers' answer as a piecewise affine function of one or two leader parameters."""
+"""The followers' response as a piecewise affine function of one or two leader parameters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def reaction(
     parameters: Mapping[Any, Any] | None = None,
     time_limit: float | None = None,
 ) -> ReactionMap:
-    r"""Return the followers' answer as a piecewise affine function of the leader's decision.
+    r"""Return the followers' response as a piecewise affine function of the leader's decision.
 
         y(t) in argmin over y of  y'Qy/2 + (c + D t)'y  s.t.  A y + B t <= b
 
@@ -52,20 +52,20 @@ def reaction(
     Raises
     ------
     ProblemError
-        If no decision meets the leader's constraints and has an answer, or ``time_limit`` is not
+        If no decision meets the leader's constraints and has a response, or ``time_limit`` is not
         positive.
     UnsupportedProblem
-        If the answer is not piecewise affine, there are too many parameters, or two parameters are
-        not bounded.
+        If the response is not piecewise affine, there are too many parameters, or two parameters
+        are not bounded.
 
     Notes
     -----
-    The regions are those of constant optimal partition: which rows are tight at all best answers,
+    The regions are those of constant optimal partition: which rows are tight at all best responses,
     and which multipliers can be positive. It is unique where bases and active sets are not, so
     duplicated constraints, dependent gradients and ties need no special care. Each partition gives
     a polyhedron of optimal pairs, whose image in the parameters is computed by linear programs.
     Regions are found at points that no other covers, until their union is the domain. Leader
-    constraints that contain answers do not restrict the domain, unless it were unbounded.
+    constraints that contain responses do not restrict the domain, unless it were unbounded.
 
     References
     ----------
@@ -95,7 +95,7 @@ def reaction(
     if found is None:
         raise ProblemError(
             "The reaction map is empty: no decision meets the leader's constraints and has a best "
-            "answer of every follower. bl.solve tells which of both it is."
+            "response of every follower. bl.solve tells which of both it is."
         )
     return found
 
@@ -126,7 +126,7 @@ def explore(form: StandardForm, stop: Callable[[], bool]) -> ReactionMap | None:
 
 
 def has_response(form: StandardForm) -> bool:
-    """Return whether the followers have a best answer to some decision of the leader."""
+    """Return whether the followers have a best response to some decision of the leader."""
     return _domain(form, Parametric.of(form)).dimension >= 0
 
 

@@ -1,4 +1,4 @@
-"""The record of a reaction map: regions with affine answers, kinks and set-valued places."""
+"""The record of a reaction map: regions with affine responses, kinks and set-valued places."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bilevel.deprecation import Renamed
 from bilevel.errors import ProblemError
 from bilevel.problem.functions import Array
 from bilevel.problem.standard import LEADER, StandardForm
@@ -26,7 +27,7 @@ _NEAR = 1e-8
 
 @dataclass(frozen=True)
 class Region:
-    r"""Parameters ``{t : A t <= b}`` where the followers answer ``y = K t + k``.
+    r"""Parameters ``{t : A t <= b}`` where the followers respond with ``y = K t + k``.
 
     Parameters
     ----------
@@ -37,12 +38,12 @@ class Region:
     dimension
         Its dimension: that of the parameters for a region, less for what lies between regions.
     K, k
-        The answer, shapes ``(n, d)`` and ``(n,)``; ``None`` where it is not unique.
+        The response, shapes ``(n, d)`` and ``(n,)``; ``None`` where it is not unique.
     K_dual, k_dual
         The multipliers of the followers' rows, shapes ``(m, d)`` and ``(m,)``; ``None`` where they
         are not unique.
     partition
-        Rows tight at every best answer, and rows whose multiplier may be positive.
+        Rows tight at every best response, and rows whose multiplier may be positive.
 
     Examples
     --------
@@ -64,7 +65,7 @@ class Region:
 
     @property
     def is_unique(self) -> bool:
-        """Whether there is one best answer only."""
+        """Whether there is one best response only."""
         return self.K is not None
 
     def contains(self, theta: Array) -> bool:
@@ -75,18 +76,18 @@ class Region:
 
 @dataclass(frozen=True)
 class ReactionMap:
-    """What followers answer to every decision in a domain; ``reaction(problem)`` makes it.
+    """How followers respond to every decision in a domain; ``reaction(problem)`` makes it.
 
     Parameters
     ----------
     parameters
         Names of the leader's columns that the followers see.
-    answers
+    responses
         Names of the followers' columns, in the order of ``K``.
     regions
         The regions, which cover the domain.
     boundary
-        What lies between them: points, and in the plane segments, with the answers there.
+        What lies between them: points, and in the plane segments, with the responses there.
     domain
         Corners of the domain, shape ``(v, d)``; two, which may be infinite, for an interval.
     uncovered
@@ -116,7 +117,7 @@ class ReactionMap:
     """
 
     parameters: tuple[str, ...]
-    answers: tuple[str, ...]
+    responses: tuple[str, ...]
     regions: tuple[Region, ...]
     boundary: tuple[Region, ...]
     domain: Array
@@ -124,9 +125,11 @@ class ReactionMap:
     form: StandardForm = field(repr=False)
     program: Parametric = field(repr=False)
 
+    answers = Renamed("responses")
+
     def __repr__(self) -> str:
         return (
-            f"ReactionMap({', '.join(self.answers)} of {', '.join(self.parameters)}, "
+            f"ReactionMap({', '.join(self.responses)} of {', '.join(self.parameters)}, "
             f"{len(self)} regions, {'complete' if self.is_complete else 'INCOMPLETE'})"
         )
 
@@ -143,12 +146,12 @@ class ReactionMap:
 
     @property
     def set_valued(self) -> tuple[Region, ...]:
-        """Regions, segments and points where the followers have several best answers."""
+        """Regions, segments and points where the followers have several best responses."""
         return tuple(part for part in (*self.regions, *self.boundary) if not part.is_unique)
 
     @cached_property
     def kinks(self) -> tuple[Region, ...]:
-        """Points, in the plane segments, where the answer changes its slope or jumps."""
+        """Points, in the plane segments, where the response changes its slope or jumps."""
         d = len(self.parameters)
         walls = [part for part in self.boundary if part.dimension == d - 1]
         return tuple(sorted(filter(self._bends, walls), key=lambda part: part.corners[0].tolist()))
@@ -164,7 +167,7 @@ class ReactionMap:
         return any(abs(other - pieces[0]).max(initial=0.0) > 1e-7 for other in pieces[1:])
 
     def __call__(self, theta: Any) -> Array:
-        """Return a best answer at parameters of shape ``(d,)``, shape ``(n,)``.
+        """Return a best response at parameters of shape ``(d,)``, shape ``(n,)``.
 
         Where there are several, it is one of them; ``ranges`` tells all.
         """
@@ -174,11 +177,11 @@ class ReactionMap:
                 return part.K @ theta + part.k
         found = self.program.solve(theta)
         if found is None:
-            raise ProblemError(f"The followers have no best answer at {theta.tolist()}.")
+            raise ProblemError(f"The followers have no best response at {theta.tolist()}.")
         return found[0][self._own]
 
     def ranges(self, theta: Any) -> tuple[Array, Array]:
-        """Return the least and the largest value of every entry of the best answers.
+        """Return the least and the largest value of every entry of the best responses.
 
         Parameters
         ----------
@@ -188,7 +191,7 @@ class ReactionMap:
         Returns
         -------
         tuple
-            Two arrays of shape ``(n,)``; infinite where best answers are unbounded.
+            Two arrays of shape ``(n,)``; infinite where best responses are unbounded.
         """
         theta, parts = self._locate(theta)
         part = min(parts, key=lambda region: region.dimension)
@@ -204,14 +207,14 @@ class ReactionMap:
         return low, high
 
     def leader_value(self, theta: Any, stance: str | Stance = Stance.OPTIMISTIC) -> float:
-        """Return the leader's objective with the answer substituted, its reduced objective.
+        """Return the leader's objective with the response substituted, its reduced objective.
 
         Parameters
         ----------
         theta
             Parameters, shape ``(d,)``; the leader's other variables are chosen best for them.
         stance
-            Whether the followers take the best or the worst of several answers.
+            Whether the followers take the best or the worst of several responses.
 
         Returns
         -------
@@ -250,7 +253,7 @@ class ReactionMap:
         if not parts:
             raise ProblemError(
                 f"{dict(zip(self.parameters, point.tolist(), strict=True))} lies outside the "
-                f"domain: the leader may not decide so, or the followers have no best answer."
+                f"domain: the leader may not decide so, or the followers have no best response."
             )
         return point, parts
 
@@ -264,7 +267,7 @@ class ReactionMap:
         return table(self.rows(), head=("where", "response"), caption=caption)
 
     def summary(self) -> str:
-        """Return the regions with their answers as text."""
+        """Return the regions with their responses as text."""
         lines = [
             f"parameters         {', '.join(self.parameters) or 'none'}",
             f"regions            {len(self)}, kinks {len(self.kinks)}, set-valued places "
@@ -291,13 +294,13 @@ class ReactionMap:
         Returns
         -------
         dict
-            The names ``parameters`` and ``answers``, ``complete``, ``domain``, the ``kinks``, and
+            The names ``parameters`` and ``responses``, ``complete``, ``domain``, the ``kinks``, and
             the ``regions``: ``where`` in words, ``corners``, ``A`` and ``b`` of the region, and
             ``K`` and ``k`` of the response, ``null`` where it is not unique.
         """
         return {
             "parameters": list(self.parameters),
-            "answers": list(self.answers),
+            "responses": list(self.responses),
             "complete": self.is_complete,
             "domain": self.domain.tolist(),
             "kinks": [part.corners.tolist() for part in self.kinks],
@@ -323,9 +326,9 @@ class ReactionMap:
 
     def _formula(self, part: Region) -> str:
         if part.K is None or part.k is None:
-            return "several best answers"
+            return "several best responses"
         terms = []
-        for name, slope, constant in zip(self.answers, part.K, part.k, strict=True):
+        for name, slope, constant in zip(self.responses, part.K, part.k, strict=True):
             text = f"{constant:.6g}" if constant or not slope.any() else ""
             for parameter, factor in zip(self.parameters, slope, strict=True):
                 if factor:

@@ -193,7 +193,7 @@ class SOBA(AbstractIterativeSolver[SOBAState]):
     the response. ``F`` in the trace and for ``callback`` is a mean over the last pass's batches. A
     value that is not finite ends the search where the pass with the best mean began; then
     ``step_size`` or the optimizer's is too long. The follower's second derivative must be positive
-    definite, or ``v`` grows without bound. A leader that moves faster than the follower answers is
+    definite, or ``v`` grows without bound. A leader that moves faster than the follower responds is
     misled: if ``F`` stalls above what a smaller ``lr`` reaches, that is why.
 
     References
