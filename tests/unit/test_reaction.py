@@ -161,7 +161,7 @@ def random_follower(seed, d, quadratic):
     return root @ root.T.astype(float), rng.integers(-3, 4, n).astype(float), D, A, B, b
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.integers(0, 10**6), st.integers(1, 2), st.booleans())
 def test_random_maps_against_followers_solved_again(seed, d, quadratic):
     Q, c, D, A, B, b = random_follower(seed, d, quadratic)

@@ -1,5 +1,8 @@
 """Compiled loops over a batch: one pass over each instance's data, no temporary arrays.
 
+Loops are written out, also where NumPy has a word for them: numba takes seconds to compile a slice
+that is assigned or a reduction, which every new installation would wait for at its first call.
+
 ``P = H + H'``, ``U`` is upper triangular with ``U'U = P``, ``W = A U^-1``; the first rows of ``A``
 are equations. Each instance is worked on alone, so its bits do not depend on the others.
 """
@@ -55,9 +58,9 @@ def prepare(H: Any, q: Any, A: Any) -> tuple[Any, Any, Any, Any]:
             for j in range(i, n):
                 u[i, j] /= pivot
         if not regular[k]:
-            u[:] = 0.0
             for i in range(n):
-                u[i, i] = 1.0
+                for j in range(n):
+                    u[i, j] = 1.0 if i == j else 0.0
         for i in range(m):
             _divide_half(u, W[k, i])
         _divide_half(u, v[k])
@@ -94,7 +97,8 @@ def judge(
     for k in range(count):
         size_y = 1.0
         size_q = 1.0
-        gradient[:] = q[k]
+        for i in range(n):
+            gradient[i] = q[k, i]
         for i in range(n):
             total = 0.0
             for j in range(n):
@@ -124,11 +128,14 @@ def judge(
                 weak[k, i] = strength <= tolerance and abs(near) < tolerance
                 margin[k] = min(margin[k], max(abs(near), strength))
                 worst = max(worst, near, -strength, min(-near, strength))
+        total = 0.0
         for i in range(n):
             worst = max(worst, abs(gradient[i]) / size_q)
+            total += gradient[i]
+        for i in range(m):
+            total += b[k, i]
         # A comparison with NaN is never true, so NaN must be looked for.
-        broken = not np.isfinite(np.sum(gradient)) or not np.isfinite(np.sum(b[k]))
-        residual[k] = np.inf if broken else worst
+        residual[k] = worst if np.isfinite(total) else np.inf
     return residual, active, weak, margin
 
 
@@ -145,11 +152,13 @@ def factor_rows(W: Any, active: Any, regular: Any) -> tuple[Any, Any, Any, bool]
     index = np.zeros((count, most), np.int64)
     number = np.zeros(count, np.int64)
     rows = np.empty((most, n))
+    everywhere = True
     for k in range(count):
         fine = regular[k]
         size = 0
         if not fine:
             number[k] = -1
+            everywhere = False
             continue
         for i in range(m):
             if active[k, i]:
@@ -157,7 +166,8 @@ def factor_rows(W: Any, active: Any, regular: Any) -> tuple[Any, Any, Any, bool]
                     fine = False
                     break
                 index[k, size] = i
-                rows[size] = W[k, i]
+                for j in range(n):
+                    rows[size, j] = W[k, i, j]
                 size += 1
         number[k] = size
         product = np.dot(rows[:size], rows[:size].T)
@@ -176,7 +186,8 @@ def factor_rows(W: Any, active: Any, regular: Any) -> tuple[Any, Any, Any, bool]
             C[k, i, i] = np.sqrt(total)
         if not fine:
             number[k] = -1
-    return C, index, number, number.min() >= 0
+            everywhere = False
+    return C, index, number, everywhere
 
 
 @_compiled
