@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,25 @@ from bilevel.backends import Purpose
 from bilevel.errors import ProblemError
 from bilevel.problem.functions import Array
 from bilevel.problem.problem import Problem
-from bilevel.problem.standard import StandardForm
+from bilevel.problem.scaling import Scaling
+from bilevel.problem.standard import StandardForm, is_strictly_convex
 from bilevel.program import Termination
-from bilevel.response.best_response import FollowerResponse, best_response
+from bilevel.response.best_response import (
+    FollowerResponse,
+    best_response,
+    follower_program,
+    solve_continuous,
+)
 from bilevel.response.extremes import Extremes, extremes
 from bilevel.response.multipliers import multiplier_violation, multipliers_are_unique
 from bilevel.response.point import complete_point, values_of
 from bilevel.solution import Certificate, Solution, Tolerances
 from bilevel.structure import Stance
+
+# From this smallest curvature on, relative to the largest, a response is as certain as its value.
+_CURVED = 1e-4
+# A response may be missed by ten times the tolerance of a gap.
+_DISTANCE = 0.1
 
 
 def verify(
@@ -84,7 +95,39 @@ def verify(
     form = problem.compile(parameters)
     values = point.values if isinstance(point, Solution) else values_of(point, problem.leaves)
     w = complete_point(form, problem.leaves, values)
-    return certify(form, w, tolerances or Tolerances())
+    scaling = Scaling.of(form)
+    found = certify(scaling.form, scaling.inside(w), tolerances or Tolerances())
+    return in_units(scaling, w, found)
+
+
+def in_units(scaling: Scaling, w: Array, found: Certificate) -> Certificate:
+    """Return the certificate of a scaled problem's point with the user's values.
+
+    Parameters
+    ----------
+    scaling
+        How the problem was scaled.
+    w
+        The point in the user's units.
+    found
+        Its certificate in the scaled problem; violations and gaps stay as they were judged.
+    """
+    form = scaling.original
+    values = {f.name: f.objective.sign * f.objective.evaluate(w) for f in form.followers}
+    if scaling.is_plain:
+        return replace(found, follower_values=values)
+
+    def known(value: float | None) -> float | None:
+        return None if value is None else scaling.value(value)
+
+    return replace(
+        found,
+        leader_value=form.objective.sign * form.objective.evaluate(w),
+        follower_values=values,
+        optimistic_value=known(found.optimistic_value),
+        pessimistic_value=known(found.pessimistic_value),
+        scales=scaling.notes,
+    )
 
 
 def certify(form: StandardForm, w: Array, tolerances: Tolerances) -> Certificate:
@@ -106,8 +149,10 @@ def certify(form: StandardForm, w: Array, tolerances: Tolerances) -> Certificate
     )
     if form.stance is Stance.PESSIMISTIC:
         verdict, more = _pessimistic_verdict(form, leader_value, ends, tolerances)
-        accepted = accepted and verdict
-        notes += more
+    else:
+        verdict, more = _optimistic_verdict(form, leader_value, ends, tolerances)
+    accepted = accepted and verdict
+    notes += more
     return Certificate(
         accepted=bool(accepted),
         leader_value=leader_value,
@@ -151,7 +196,7 @@ def _check_followers(form: StandardForm, w: Array, tolerances: Tolerances) -> li
         notes = []
         gap = np.inf
         if found.termination is Termination.OPTIMAL:
-            gap = max(value - found.bound, 0.0) / max(1.0, abs(found.value))
+            gap = _relative_gap(form, k, w, value, found, tolerances.gap)
         elif found.termination is Termination.INFEASIBLE:
             notes.append(f"Follower {follower.name!r} has no feasible response to this decision.")
         elif found.termination is Termination.UNBOUNDED:
@@ -162,6 +207,44 @@ def _check_followers(form: StandardForm, w: Array, tolerances: Tolerances) -> li
             )
         checks.append(_Check(found, float(gap), violation, tuple(notes)))
     return checks
+
+
+def _relative_gap(
+    form: StandardForm, k: int, w: Array, value: float, found: FollowerResponse, tolerance: float
+) -> float:
+    """Return a follower's gap, relative to what it can change, or its distance if that is more.
+
+    A large value says nothing about what is at stake: between 1e6 and 1e6 + 1 a follower can change
+    one. So where only the value makes a gap small, it is compared with the follower's range.
+    """
+    short = max(value - found.bound, 0.0)
+    if short <= 0.0:
+        return 0.0
+    size = max(1.0, abs(found.value))
+    if tolerance < short <= tolerance * size:
+        size = max(1.0, min(size, _range(form, k, w, found.value)))
+    gap = short / size
+    follower = form.followers[k]
+    own = follower.columns
+    if found.y is not None and not follower.cones:
+        objective = follower.objective.project(own, w)
+        if is_strictly_convex(objective, np.arange(len(own)), _CURVED):
+            distance = float(abs(w[own] - found.y).max(initial=0.0))
+            near = distance / max(1.0, float(abs(found.y).max(initial=0.0)))
+            gap = max(gap, near * _DISTANCE)
+    return gap
+
+
+def _range(form: StandardForm, k: int, w: Array, least: float) -> float:
+    """Return by how much a linear follower's value can vary; infinite where that is not known."""
+    program = follower_program(form, k, w)
+    if program.objective.P.nnz or program.cones:
+        return np.inf
+    turned = replace(program, objective=replace(program.objective, c=-program.objective.c))
+    raw, _ = solve_continuous(turned, Purpose.EXTREME)
+    if raw is None or raw.v is None or raw.termination is not Termination.OPTIMAL:
+        return np.inf
+    return program.objective.evaluate(raw.v) - least
 
 
 def _own_value(form: StandardForm, k: int, w: Array) -> float:
@@ -183,6 +266,22 @@ def _violations(form: StandardForm, w: Array) -> tuple[float, float, float]:
     return own, coupled, integrality
 
 
+def _optimistic_verdict(
+    form: StandardForm, leader_value: float, ends: Extremes, tolerances: Tolerances
+) -> tuple[bool, list[str]]:
+    """Refuse a point that is worth more to the leader than every best response to its decision."""
+    best = ends.optimistic
+    if best is None or not np.isfinite(best):
+        return True, []
+    better = (leader_value - best) * form.objective.sign
+    if better >= -tolerances.gap * max(1.0, abs(best)) * 10:
+        return True, []
+    return False, [
+        f"The point promises {leader_value:.9g}, but the best of the followers' best responses "
+        f"gives {best:.9g}: it lives on a tolerance."
+    ]
+
+
 def _pessimistic_verdict(
     form: StandardForm, leader_value: float, ends: Extremes, tolerances: Tolerances
 ) -> tuple[bool, list[str]]:
@@ -196,6 +295,12 @@ def _pessimistic_verdict(
         notes.append(
             f"The point promises {leader_value:.9g}, but the worst best response gives "
             f"{ends.pessimistic:.9g}."
+        )
+    elif better > tolerances.gap * max(1.0, abs(ends.pessimistic)) * 10:
+        accepted = False
+        notes.append(
+            f"The point is worth {leader_value:.9g}, but no best response is worse than "
+            f"{ends.pessimistic:.9g}: it is none."
         )
     if ends.worst_coupling is None:
         notes.append("Whether coupling constraints hold for every best response is unknown.")

@@ -83,6 +83,9 @@ class Certificate:
         The tolerances used.
     notes
         Sentences about anything unusual, including why a point was refused.
+    scales
+        In which units the point was judged, where they are not those it was given in: factors of
+        columns and objectives, powers of two.
 
     Examples
     --------
@@ -115,6 +118,7 @@ class Certificate:
     route: str
     tolerances: Tolerances
     notes: tuple[str, ...] = ()
+    scales: tuple[str, ...] = ()
 
     unique_answer = Renamed("unique_response")
 
@@ -137,6 +141,7 @@ class Certificate:
                 f"{_number(self.pessimistic_value)}   response "
                 f"{_unique(self.unique_response)}, multipliers {_unique(self.unique_multipliers)}"
             )
+        lines.extend(f"  scale              {scale}" for scale in self.scales)
         lines.extend(f"  note               {note}" for note in self.notes)
         return "\n".join(lines)
 
@@ -157,6 +162,7 @@ class Certificate:
             ("response", _unique(self.unique_response)),
             ("multipliers", _unique(self.unique_multipliers)),
             ("solved again by", self.route),
+            *(("scale", scale) for scale in self.scales),
             *(("note", note) for note in self.notes),
         ]
         return table(rows, caption="Certificate")
@@ -168,6 +174,7 @@ class Certificate:
         plain["follower_values"] = dict(self.follower_values)
         plain["tolerances"] = dict(vars(self.tolerances))
         plain["notes"] = list(self.notes)
+        plain["scales"] = list(self.scales)
         return plain
 
 

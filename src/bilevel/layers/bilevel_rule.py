@@ -17,6 +17,7 @@ from bilevel.layers.bilevel_model import Model
 from bilevel.layers.options import OnFailure
 from bilevel.layers.result import Record
 from bilevel.problem.functions import Array
+from bilevel.problem.scaling import Scaling
 from bilevel.response.best_response import best_response
 from bilevel.solvers.compiled import certified
 from bilevel.solvers.solver import AbstractSolver, Request
@@ -155,9 +156,18 @@ class Equilibrium(AbstractRule):
             if not solution.status.has_point or outcome.w is None:
                 return None, solution.status, solution.stats.note
             w = outcome.w
+            scaling = Scaling.of(form)
             cones = [
-                np.concatenate([np.empty(0), *best_response(form, k, w).cone_multipliers])
-                for k in range(len(form.followers))
+                scaling.multipliers(
+                    k,
+                    np.concatenate(
+                        [
+                            np.zeros(len(f.rows)),
+                            *best_response(scaling.form, k, scaling.inside(w)).cone_multipliers,
+                        ]
+                    ),
+                )[len(f.rows) :]
+                for k, f in enumerate(form.followers)
             ]
             root = self._ways.prepared.find(w, torch.from_numpy(theta), cones)
         except BilevelError as error:

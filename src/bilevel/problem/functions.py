@@ -212,6 +212,13 @@ class Objective:
         cubic = float(self.cubic.evaluate(w, 1)[0]) if self.cubic.row.size else 0.0
         return quadratic + float(self.c @ w) + self.constant + cubic
 
+    def size(self, w: Array) -> float:
+        """Return the sum of the sizes of all terms of ``f`` at ``w``, which may cancel."""
+        v = abs(w)
+        quadratic = 0.5 * float(v @ (abs(self.P) @ v)) if self.P.nnz else 0.0
+        cubic = replace(self.cubic, value=abs(self.cubic.value))
+        return quadratic + float(abs(self.c) @ v) + float(cubic.evaluate(v, 1)[0])
+
     def project(self, free: Array, w: Array) -> Objective:
         """Return ``f`` over the columns ``free`` only, all others fixed at ``w``.
 

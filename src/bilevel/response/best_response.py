@@ -25,6 +25,9 @@ from bilevel.program import Limits, Program, RawAnswer, Termination
 from bilevel.response.duality import weak_bound
 
 _TIGHT = 1e-9
+# Costs may differ by so many orders of tolerances; what rounding leaves of them says nothing.
+_LEVELS = 4
+_ROUNDING = 1e-11
 # A conic response is known to about 1e-8 in its value: less curvature leaves its place open.
 _CURVED = 1e-6
 _SILENT = Limits()
@@ -186,8 +189,12 @@ def best_response(
     if raw is None or raw.v is None or raw.termination is not Termination.OPTIMAL:
         ended = Termination.NUMERICAL if raw is None else raw.termination
         return FollowerResponse(ended, None, np.nan, None, None, route)
-    value = program.objective.evaluate(raw.v)
-    face = _face(program, raw, ~form.columns.auxiliary[own])
+    if purpose is Purpose.FOLLOWER and not program.cones and not program.objective.P.nnz:
+        raw, tight = _by_levels(program, raw)
+    else:
+        tight = _tight(program, raw)
+    value = program.objective.evaluate(np.asarray(raw.v))
+    face = _face(program, raw, tight, ~form.columns.auxiliary[own])
     bound = value
     cones = raw.cone_duals or ()
     if program.cones and raw.duals is not None:
@@ -201,7 +208,57 @@ def single_point(y: Array) -> Rows:
     return _equations(sp.csr_array(sp.eye_array(len(y))), y, "this response")
 
 
-def _face(program: Program, raw: RawAnswer, named: Array) -> Rows | None:
+def _tight(program: Program, raw: RawAnswer) -> Array:
+    """Return the rows with a multiplier, which every best response meets with equality."""
+    rows = program.rows
+    if raw.duals is None or raw.v is None:
+        return rows.equality
+    slack = -rows.evaluate(raw.v)
+    scale = max(1.0, float(abs(raw.duals).max(initial=0.0)))
+    return rows.equality | ((raw.duals > _TIGHT * scale) & (slack < 1e-6))
+
+
+def _by_levels(program: Program, raw: RawAnswer) -> tuple[RawAnswer, Array]:
+    """Return a linear program's answer also in costs far below its largest, and its tight rows.
+
+    A vendor's tolerance is absolute: beside a cost of 1e4 it decides nothing for one of 1e-5. So
+    rows with large multipliers are held, and what the costs still say on the face that is left is
+    asked for on its own scale, until they say nothing beyond rounding.
+    """
+    rows, norms = program.rows, program.rows.unit()[1]
+    if raw.duals is None or raw.v is None:
+        return raw, rows.equality
+    size = abs(rows.A)
+    tight = _tight(program, raw)
+    duals = raw.duals
+    for _ in range(_LEVELS):
+        held = np.where(tight, duals, 0.0)
+        left = program.objective.c + rows.A.T @ held
+        noise = _ROUNDING * (abs(program.objective.c) + size.T @ abs(held))
+        left[abs(left) <= noise] = 0.0
+        level = float(abs(left).max(initial=0.0))
+        if level == 0.0:
+            break
+        face = replace(
+            program,
+            rows=replace(rows, equality=tight),
+            objective=Objective(program.objective.P, left / level),
+        )
+        below, _ = solve_continuous(face, Purpose.FOLLOWER)
+        if below is None or below.duals is None or below.termination is not Termination.OPTIMAL:
+            break
+        found = below.duals * level
+        strength = below.duals / norms
+        more = ~tight & (strength > _TIGHT * max(1.0, float(abs(strength).max(initial=0.0))))
+        duals = held + found
+        raw = replace(raw, v=below.v, duals=duals)
+        if not more.any():
+            break
+        tight = tight | more
+    return raw, tight
+
+
+def _face(program: Program, raw: RawAnswer, tight: Array, named: Array) -> Rows | None:
     if raw.duals is None or raw.v is None:
         return None
     if program.cones:
@@ -210,9 +267,6 @@ def _face(program: Program, raw: RawAnswer, named: Array) -> Rows | None:
         )
     rows = program.rows
     P = program.objective.P
-    slack = -rows.evaluate(raw.v)
-    scale = max(1.0, float(abs(raw.duals).max(initial=0.0)))
-    tight = rows.equality | ((raw.duals > _TIGHT * scale) & (slack < 1e-6))
     parts = [replace(rows, equality=tight)]
     if P.nnz:
         used = np.flatnonzero(np.diff(P.indptr))

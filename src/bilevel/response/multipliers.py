@@ -26,7 +26,8 @@ def multiplier_violation(form: StandardForm, w: Array) -> float:
     """Return how far the dual variables the leader uses are from being optimal multipliers.
 
     For each follower the smallest ``t`` is found such that multipliers with these values exist with
-    ``|grad f + A'lam| <= t`` and ``lam_i s_i <= t`` row by row.
+    ``|grad f + A'lam| <= t`` and ``lam_i s_i <= t`` row by row. It is taken relative to the largest
+    multiplier and the largest entry of the gradient, since multipliers have units.
     """
     worst = 0.0
     for k in sorted({dual.follower for dual in form.dual_variables}):
@@ -35,6 +36,8 @@ def multiplier_violation(form: StandardForm, w: Array) -> float:
         gradient = program.objective.P @ y + program.objective.c
         A = program.rows.A
         slack = np.maximum(-program.rows.evaluate(y), 0.0)
+        size = max(1.0, float(abs(gradient).max(initial=0.0)))
+        negative = 0.0
         m = len(slack)
         n = len(y)
         lower = np.where(program.rows.equality, -np.inf, 0.0)
@@ -42,7 +45,8 @@ def multiplier_violation(form: StandardForm, w: Array) -> float:
         for dual in form.dual_variables:
             if dual.follower == k:
                 value = w[dual.column]
-                worst = max(worst, -min(value, 0.0) if lower[dual.row] == 0 else 0.0)
+                size = max(size, abs(value))
+                negative = max(negative, -min(value, 0.0) if lower[dual.row] == 0 else 0.0)
                 lower[dual.row] = upper[dual.row] = max(value, lower[dual.row])
         slack = np.where(program.rows.equality, 0.0, slack)
         transposed = sp.csr_array(A.T)
@@ -65,7 +69,7 @@ def multiplier_violation(form: StandardForm, w: Array) -> float:
         raw, _ = solve_continuous(small, Purpose.CONVEX)
         if raw is None or raw.v is None:
             return np.inf
-        worst = max(worst, float(raw.v[-1]))
+        worst = max(worst, max(float(raw.v[-1]), negative) / size)
     return worst
 
 

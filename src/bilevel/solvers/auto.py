@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from bilevel import backends
@@ -18,6 +19,7 @@ from bilevel.solvers.branching import Branching
 from bilevel.solvers.continuation import Continuation
 from bilevel.solvers.single_level import SingleLevel
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
+from bilevel.solvers.substitution import Substitution
 from bilevel.solvers.worst_case import WorstCase
 from bilevel.structure import Stance, Structure
 
@@ -63,7 +65,8 @@ class Auto(AbstractSolver):
     4. otherwise ``KKT(SOS1())`` on SCIP; where SCIP is missing, ``KKT(BigM())`` on HiGHS with
        derived bounds.
 
-    Pessimistic problems are solved by ``WorstCase``, its parts chosen in the same way.
+    Pessimistic problems are solved by ``WorstCase``, its parts chosen in the same way. Where the
+    method chosen ends without a proof, and no limit stopped it, ``others`` have their turn.
 
     Examples
     --------
@@ -107,6 +110,27 @@ class Auto(AbstractSolver):
             f"pessimistic problem: the optimistic value bounds it ({inner.reason}), then the "
             f"worst response is written exactly",
         )
+
+    def others(self, form: StandardForm, tried: AbstractSolver) -> Iterator[AbstractSolver]:
+        """Yield other exact methods that accept a problem, for where the chosen one proved nothing.
+
+        Parameters
+        ----------
+        form
+            The problem.
+        tried
+            What was chosen; after a local method there is no other.
+        """
+        if isinstance(tried, Continuation) or form.integer_followers:
+            return
+        candidates: list[AbstractSolver] = [Substitution()]
+        if form.stance is Stance.OPTIMISTIC:
+            candidates.append(Branching())
+            if "scip" in backends.available():
+                candidates += [SingleLevel(KKT()), SingleLevel(StrongDuality())]
+        for solver in candidates:
+            if solver != tried and not solver.accepts(form):
+                yield solver
 
     def accepts(self, form: StandardForm) -> tuple[str, ...]:
         """See the abstract method."""

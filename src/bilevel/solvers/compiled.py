@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from bilevel.certificates import certify
+from bilevel.certificates import certify, in_units
 from bilevel.errors import ProblemError, UnsupportedProblem
 from bilevel.problem.leaves import parameter_value
 from bilevel.problem.problem import Problem
+from bilevel.problem.scaling import Scaling
 from bilevel.problem.standard import StandardForm
 from bilevel.program import Progress
 from bilevel.response.point import complete_point, values_of
-from bilevel.solution import Solution, Stats, Tolerances
+from bilevel.response.response import optimistic_completion, worst_completion
+from bilevel.solution import Certificate, Solution, Stats, Tolerances
 from bilevel.solvers.auto import Auto
+from bilevel.solvers.refutation import NEGATIVE, tested
 from bilevel.solvers.solver import AbstractSolver, Outcome, Request
 from bilevel.solvers.values import entries_of, late_multipliers, names_of, read, store
 from bilevel.status import Status
+from bilevel.structure import Stance
 
 
 def solve_compiled(
@@ -88,16 +92,137 @@ def certified(
     began = time.perf_counter() if began is None else began
     chosen = solver if solver is not None else Auto()
     reason = ""
+    scaling = Scaling.of(form)
     if isinstance(chosen, Auto):
-        choice = chosen.choose(form)
+        choice = chosen.choose(scaling.form)
         chosen = choice.solver
         reason = choice.reason
     elif reasons := chosen.accepts(form):
         raise UnsupportedProblem(reasons)
     built = time.perf_counter() - began
-    outcome = chosen.run(form, request)
-    elapsed = time.perf_counter() - began - built
-    return _solution(problem, form, outcome, repr(chosen), reason, (built, elapsed)), outcome
+    asked = _inside(scaling, request)
+    found = _attempt(scaling, chosen, asked)
+    if isinstance(solver, Auto | None) and found.is_open:
+        for other in Auto().others(scaling.form, chosen):
+            left = asked.after(time.perf_counter() - began)
+            second = _attempt(scaling, other, replace(left, resume=None))
+            if second.is_better(found):
+                reason = f"{reason}; it proved nothing, so {type(other).__name__} had its turn"
+                found, chosen = second, other
+            if not found.is_open:
+                break
+    outcome = _outside(scaling, found.outcome)
+    certificate = found.certificate
+    if certificate is not None and outcome.w is not None:
+        certificate = in_units(scaling, outcome.w, certificate)
+    verified = found.verified
+    seconds = (built, time.perf_counter() - began - built - verified, verified)
+    solution = _solution(problem, form, outcome, certificate, repr(chosen), reason, seconds)
+    return solution, outcome
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One method's outcome, tested and judged, in the units of the scaled problem."""
+
+    outcome: Outcome
+    certificate: Certificate | None
+    verified: float
+    value: float
+
+    @property
+    def is_open(self) -> bool:
+        """Whether another method may still prove what this one, though not stopped, did not."""
+        undecided = (Status.FAILED, Status.NOT_FOUND, Status.FEASIBLE)
+        return self.outcome.status in undecided and not self.outcome.stopped
+
+    def is_better(self, other: _Attempt) -> bool:
+        """Return whether this one decides more, or as much with a better point."""
+        mine, others = (one.outcome.status for one in (self, other))
+        if mine in (Status.FAILED, Status.NOT_FOUND):
+            return False
+        decided = mine is not Status.FEASIBLE
+        return decided or others is not Status.FEASIBLE or self.value < other.value
+
+
+def _attempt(scaling: Scaling, solver: AbstractSolver, request: Request) -> _Attempt:
+    form = scaling.form
+    outcome = solver.run(form, request)
+    began = time.perf_counter()
+    if outcome.status in NEGATIVE or (outcome.status.has_point and not scaling.is_plain):
+        outcome = tested(form, outcome, request)
+    outcome, certificate = _judged(form, outcome, request)
+    value = np.inf if outcome.w is None else form.objective.evaluate(outcome.w)
+    return _Attempt(outcome, certificate, time.perf_counter() - began, value)
+
+
+def _judged(
+    form: StandardForm, outcome: Outcome, request: Request
+) -> tuple[Outcome, Certificate | None]:
+    """Return an outcome with its certificate; an exact point where the certificate refuses it.
+
+    A point may live on a tolerance: a follower gives up 1e-9 and the leader gains 10. Exact
+    responses to its decision take its place; the bound stays, and decides about optimality anew.
+    """
+    if not outcome.status.has_point or outcome.w is None:
+        return outcome, None
+    first = certify(form, outcome.w, Tolerances())
+    if first.accepted:
+        return outcome, first
+    finish = worst_completion if form.stance is Stance.PESSIMISTIC else optimistic_completion
+    exact = finish(form, np.clip(outcome.w, form.columns.lower, form.columns.upper))
+    second = None if exact is None else certify(form, exact, Tolerances())
+    if exact is None or second is None or not second.accepted:
+        note = f"{outcome.note} The point did not pass verification.".strip()
+        return replace(outcome, status=Status.FAILED, note=note), first
+    value = form.objective.evaluate(exact)
+    status = outcome.status
+    if status is Status.OPTIMAL and not request.gap_closed(value, outcome.bound):
+        status = Status.FEASIBLE
+    note = f"{outcome.note} The point lived on a tolerance; exact responses took its place."
+    found = replace(outcome, status=status, w=exact, multipliers=(), note=note.strip())
+    return found, second
+
+
+def _inside(scaling: Scaling, request: Request) -> Request:
+    """Return a request in the units of the scaled problem."""
+    if scaling.is_plain:
+        return request
+    callback = request.callback
+    start = None if request.start is None else scaling.inside(request.start)
+    if callback is None or scaling.objective == 1.0:
+        return replace(request, start=start)
+
+    def in_users_units(progress: Progress) -> bool | None:
+        return callback(
+            replace(
+                progress,
+                incumbent=_value(scaling, progress.incumbent),
+                bound=_value(scaling, progress.bound),
+            )
+        )
+
+    return replace(request, start=start, callback=in_users_units)
+
+
+def _outside(scaling: Scaling, outcome: Outcome) -> Outcome:
+    """Return an outcome in the user's units."""
+    if scaling.is_plain:
+        return outcome
+    return replace(
+        outcome,
+        w=None if outcome.w is None else scaling.outside(outcome.w),
+        bound=scaling.value(outcome.bound),
+        multipliers=tuple(scaling.multipliers(k, m) for k, m in enumerate(outcome.multipliers)),
+        trace=tuple(
+            (seconds, _value(scaling, incumbent), _value(scaling, bound))
+            for seconds, incumbent, bound in outcome.trace
+        ),
+    )
+
+
+def _value(scaling: Scaling, value: float | None) -> float | None:
+    return None if value is None else scaling.value(value)
 
 
 def _point(solution: Solution, problem: Problem) -> dict[Any, Any]:
@@ -123,23 +248,14 @@ def _solution(
     problem: Problem,
     form: StandardForm,
     outcome: Outcome,
+    certificate: Certificate | None,
     method: str,
     reason: str,
-    seconds: tuple[float, float],
+    seconds: tuple[float, float, float],
 ) -> Solution:
-    built, elapsed = seconds
-    began = time.perf_counter()
-    status = outcome.status
+    built, elapsed, verified = seconds
     sign = form.objective.sign
-    note = outcome.note
-    certificate = None
-    values = {}
-    if status.has_point and outcome.w is not None:
-        certificate = certify(form, outcome.w, Tolerances())
-        if not certificate.accepted:
-            status = Status.FAILED
-            note = f"{note} The point did not pass verification.".strip()
-        values = read(problem, form, outcome)
+    values = {} if certificate is None else read(problem, form, outcome)
     stats = Stats(
         method=method,
         reason=reason,
@@ -147,14 +263,14 @@ def _solution(
         backend_status=outcome.backend_status,
         build_seconds=built + max(elapsed - outcome.seconds + outcome.earlier, 0.0),
         solve_seconds=outcome.seconds,
-        verify_seconds=time.perf_counter() - began,
+        verify_seconds=verified,
         nodes=outcome.nodes,
-        note=note,
+        note=outcome.note,
         trace=outcome.trace,
         resume=outcome.resume,
     )
     return Solution(
-        status=status,
+        status=outcome.status,
         leader_value=None if certificate is None else certificate.leader_value,
         follower_values={} if certificate is None else certificate.follower_values,
         bound=float(sign * outcome.bound) if np.isfinite(outcome.bound) else None,

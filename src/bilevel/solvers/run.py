@@ -24,6 +24,9 @@ from bilevel.solvers.starts import Start, feasible_start
 from bilevel.solvers.unboundedness import may_be_unbounded, settle
 from bilevel.status import Status
 
+#: What a backend's tolerance leaves undecided, relative to the terms of a row or an objective.
+_VENDORS = 1e-9
+
 #: Ends of a search that leave open whether there are better points, or any.
 UNDECIDED = (Termination.LIMIT, Termination.INTERRUPTED, Termination.NUMERICAL)
 
@@ -198,6 +201,14 @@ class Run:
         value = form.objective.evaluate(w)
         note = reformed.note
         bound = raw.bound if reformed.proved and exact else -np.inf
+        if raw.v is not None and np.isfinite(bound):
+            size = reformed.program.objective.size(raw.v)
+            if size * _VENDORS > request.atol + request.rtol * max(1.0, abs(value)):
+                note = (
+                    f"{note} The objective's terms, of size {size:.2g} in all, cancel to "
+                    f"{value:.6g}: beyond what doubles and a backend's tolerances can bound."
+                ).strip()
+                bound = -np.inf
         if value < bound - 10 * (request.atol + request.rtol * max(1.0, abs(value))):
             note = (
                 f"{note} The backend's bound {bound:.9g} was refuted by a verified point.".strip()

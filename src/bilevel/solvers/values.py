@@ -11,6 +11,7 @@ from bilevel.problem.follower import Follower
 from bilevel.problem.functions import Array
 from bilevel.problem.names import NamedVariable, row_name
 from bilevel.problem.problem import Problem
+from bilevel.problem.scaling import Scaling
 from bilevel.problem.standard import StandardForm
 from bilevel.response.best_response import best_response
 from bilevel.response.point import complete_point
@@ -57,9 +58,11 @@ def late_multipliers(
 
 def _multipliers(form: StandardForm, k: int, w: Array, source: Follower) -> dict[int, Any]:
     """Return a follower's multipliers that the leader's problem does not contain."""
-    found = best_response(form, k, w).multipliers
+    scaling = Scaling.of(form)
+    found = best_response(scaling.form, k, scaling.inside(w)).multipliers
     if found is None:
         return {}
+    found = scaling.multipliers(k, found)
     place = {name: row for row, name in enumerate(form.followers[k].rows.names)}
     values = {}
     for number, constraint in enumerate(source.constraints):

@@ -77,13 +77,18 @@ class DAQPSession(AbstractSession):
         wrong = max(
             np.abs(gradient + self._c + lam[:n] + lam[n:] @ self._A).max(initial=0.0) / self._size,
             np.abs(active - entries).max(initial=0.0),
-            (entries - high).max(initial=0.0),
-            (low - entries).max(initial=0.0),
+            self._beyond(entries - high, high),
+            self._beyond(low - entries, low),
         )
         if wrong > _RESIDUAL:
             return NodeAnswer(Termination.NUMERICAL)
         value = 0.5 * float(y @ gradient) + float(self._c @ y) + self._constant
         return NodeAnswer(termination, entries * self._scale, value, y if self._is_linear else lam)
+
+    def _beyond(self, excess: Array, side: Array) -> float:
+        """Return the largest excess, in DAQP's units and relative to the side in the problem's."""
+        users = excess * self._scale / np.maximum(1.0, np.abs(side * self._scale))
+        return float(np.maximum(excess, users).max(initial=0.0))
 
     def _ask_linear(self, low: Array, high: Array, sense: Array, warm: Any) -> tuple[Any, ...]:
         near = {} if warm is None else {"primal_start": warm}

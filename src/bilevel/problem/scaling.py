@@ -1,0 +1,346 @@
+"""Every level in its own scale: powers of two for columns, rows, objectives, and the way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+
+from bilevel.problem.functions import Array, Cone, Monomials, Objective, Rows
+from bilevel.problem.standard import FollowerForm, StandardForm
+
+# Exponents within which data are left as they are: nobody's tolerances suffer from them, and
+# problems in sensible units are solved as they were written.
+_PLAIN = (-7.0, 10.0)
+_COLUMN = 6.0
+_ROW = (-5.0, 5.0)
+_COST = (-5.0, 10.0)
+_LEADER = (-10.0, 17.0)
+_SWEEPS = 20
+#: A bound or a right-hand side of this size is a placeholder, not a size.
+PLACEHOLDER = 1e12
+
+
+@dataclass(frozen=True)
+class FollowerScale:
+    """How one follower was scaled.
+
+    Parameters
+    ----------
+    objective
+        Factor of its objective.
+    rows
+        Factor of each row, shape ``(m,)``.
+    """
+
+    objective: float
+    rows: Array
+
+
+@dataclass(frozen=True)
+class Scaling:
+    r"""A problem in its own scale, and the way back.
+
+    ::
+
+        w = columns * u,    F'(u) = factor (F(w) - constant),    f_k'(u) = factor_k f_k(w) + ...
+        row factors for each row,    multiplier of a row = (row factor / factor_k) multiplier'
+
+    All factors are powers of two, so that no digit is lost. What a follower cannot change (its
+    constant, terms of others' columns alone) is taken off its objective.
+
+    Parameters
+    ----------
+    original
+        The problem in the user's units.
+    form
+        The problem that solvers see; ``original`` itself where nothing had to be scaled.
+    columns
+        Factor of each column, shape ``(n,)``.
+    objective
+        Factor of the leader's objective.
+    followers
+        The followers' factors.
+    """
+
+    original: StandardForm
+    form: StandardForm
+    columns: Array
+    objective: float
+    followers: tuple[FollowerScale, ...]
+
+    @classmethod
+    def of(cls, form: StandardForm) -> Scaling:
+        """Return the scaling of a problem; it is made once for each form."""
+        kept = form.kept
+        if "scaling" not in kept:
+            kept["scaling"] = _scaled(form)
+        return kept["scaling"]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all factors are one."""
+        return (
+            self.objective == 1.0
+            and bool((self.columns == 1.0).all())
+            and all(f.objective == 1.0 for f in self.followers)
+        )
+
+    def inside(self, w: Array) -> Array:
+        """Return the scaled columns of a point, shape ``(n,)``."""
+        return w / self.columns
+
+    def outside(self, u: Array) -> Array:
+        """Return a point in the user's units, shape ``(n,)``."""
+        return u * self.columns
+
+    def value(self, value: float) -> float:
+        """Return a value of the leader's objective in the user's units."""
+        return value / self.objective
+
+    def multipliers(self, k: int, multipliers: Array) -> Array:
+        """Return multipliers of follower ``k``, rows first, then cones, in the user's units."""
+        scale = self.followers[k]
+        m = len(scale.rows)
+        factor = np.full(len(multipliers), 1.0 / scale.objective)
+        factor[:m] *= scale.rows[: len(factor[:m])]
+        return multipliers * factor
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what was scaled."""
+        return tuple(self._sentences())
+
+    def _sentences(self) -> list[str]:
+        said = []
+        names = self.original.columns.names
+        moved = np.flatnonzero(self.columns != 1.0)
+        if len(moved):
+            few = ", ".join(f"{names[i]} by {self.columns[i]:.3g}" for i in moved[:3])
+            more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
+            said.append(f"columns in units of their size: {few}{more}")
+        for follower, scale in zip(self.original.followers, self.followers, strict=True):
+            if scale.objective != 1.0:
+                said.append(f"the objective of {follower.name!r} times {scale.objective:.3g}")
+        if self.objective != 1.0:
+            said.append(f"the leader's objective times {self.objective:.3g}")
+        return said
+
+
+def _scaled(form: StandardForm) -> Scaling:
+    reduced = replace(form, followers=tuple(_own_part(form, k) for k in range(len(form.followers))))
+    ones = np.ones(form.n)
+    if _is_plain(reduced):
+        same = all(a is b for a, b in zip(reduced.followers, form.followers, strict=True))
+        followers = tuple(FollowerScale(1.0, np.ones(len(f.rows))) for f in form.followers)
+        return Scaling(form, form if same else reduced, ones, 1.0, followers)
+    columns = _column_factors(reduced)
+    followers = []
+    for follower in reduced.followers:
+        rows = _row_factors(follower.rows, columns)
+        cost = _cost_factor(follower.objective, columns, follower.columns, _COST)
+        followers.append(FollowerScale(cost, rows))
+    # A dual variable is the multiplier of a row, and a value that of an objective.
+    for dual in form.dual_variables:
+        scale = followers[dual.follower]
+        columns[dual.column] = scale.rows[dual.row] / scale.objective
+    for column, k in form.values:
+        columns[column] = 1.0 / followers[k].objective
+    leader = _cost_factor(reduced.objective, columns, np.arange(form.n), _LEADER)
+    scaled = replace(
+        reduced,
+        columns=replace(
+            form.columns, lower=form.columns.lower / columns, upper=form.columns.upper / columns
+        ),
+        objective=_objective(reduced.objective, columns, leader),
+        rows=_rows(reduced.rows, columns, _row_factors(reduced.rows, columns)),
+        cones=tuple(_cone(cone, columns) for cone in reduced.cones),
+        followers=tuple(
+            replace(
+                follower,
+                objective=_objective(follower.objective, columns, scale.objective),
+                rows=_rows(follower.rows, columns, scale.rows),
+                cones=tuple(_cone(cone, columns) for cone in follower.cones),
+            )
+            for follower, scale in zip(reduced.followers, followers, strict=True)
+        ),
+    )
+    return Scaling(form, scaled, columns, leader, tuple(followers))
+
+
+def _own_part(form: StandardForm, k: int) -> FollowerForm:
+    """Return a follower without the terms of its objective that it cannot change."""
+    follower = form.followers[k]
+    if any(k == other for _, other in form.values):
+        return follower
+    own = np.zeros(form.n, bool)
+    own[follower.columns] = True
+    objective = follower.objective
+    P = objective.P
+    entries = np.repeat(own, np.diff(P.indptr)) | own[P.indices]
+    cubic = objective.cubic
+    terms = own[cubic.factors].any(axis=1) if cubic.row.size else np.empty(0, bool)
+    others = ~own
+    if (
+        objective.constant == 0.0
+        and entries.all()
+        and not objective.c[others].any()
+        and terms.all()
+    ):
+        return follower
+    P = P.copy()
+    P.data = np.where(entries, P.data, 0.0)
+    P.eliminate_zeros()
+    if not terms.all():
+        cubic = Monomials(cubic.row[terms], cubic.factors[terms], cubic.value[terms])
+    c = np.where(own, objective.c, 0.0)
+    return replace(follower, objective=replace(objective, P=P, c=c, constant=0.0, cubic=cubic))
+
+
+# ------------------------------------------------------------------------------------- what is big
+
+
+def _is_plain(form: StandardForm) -> bool:
+    """Return whether all data lie within sizes that need no scaling."""
+    low, high = 2.0 ** _PLAIN[0], 2.0 ** _PLAIN[1]
+    parts = [form.columns.lower, form.columns.upper]
+    for objective in (form.objective, *(f.objective for f in form.followers)):
+        parts += [objective.P.data, objective.c, objective.cubic.value]
+    for rows in (form.rows, *(f.rows for f in form.followers)):
+        parts += [rows.A.data, rows.b, rows.products.value]
+    for cone in (*form.cones, *(c for f in form.followers for c in f.cones)):
+        parts += [cone.A.data, cone.b]
+    size = np.abs(np.concatenate(parts))
+    size = size[(size > 0) & (size < np.inf)]
+    return not size.size or bool(size.min() >= low and size.max() <= high)
+
+
+def _exponent(values: Array) -> Array:
+    return np.log2(np.abs(values))
+
+
+def _column_factors(form: StandardForm) -> Array:
+    """Return powers of two that bring the entries of all rows as near to one as they come.
+
+    The least squares of Curtis and Reid (1972) over logarithms of entries, right-hand sides and
+    bounds, which fix how large a column's values are; a curved objective gives a row too. Rows
+    absorb what they can; integers stay integers.
+    """
+    n = form.n
+    row, column, size = [], [], []
+    count = 0
+
+    def add(rows: Array, columns: Array, values: Array) -> None:
+        used = (values != 0) & (abs(values) < PLACEHOLDER)
+        row.append(rows[used])
+        column.append(columns[used])
+        size.append(_exponent(values[used]))
+
+    for rows in (form.rows, *(f.rows for f in form.followers)):
+        A = rows.A.tocoo()
+        add(A.row + count, A.col, A.data)
+        add(np.arange(len(rows)) + count, np.full(len(rows), n), rows.b)
+        count += len(rows)
+    for bound in (form.columns.lower, form.columns.upper):
+        index = np.flatnonzero(np.isfinite(bound) & (bound != 0) & (abs(bound) < PLACEHOLDER))
+        add(np.arange(len(index)) + count, index, np.ones(len(index)))
+        add(np.arange(len(index)) + count, np.full(len(index), n), bound[index])
+        count += len(index)
+    for follower in form.followers:
+        curved = follower.objective.P.diagonal()[follower.columns]
+        index = follower.columns[curved != 0]
+        add(np.arange(len(index)) + count, index, curved[curved != 0])
+        add(np.arange(len(index)) + count, np.full(len(index), n), follower.objective.c[index])
+        count += len(index)
+    for cone in (*form.cones, *(c for f in form.followers for c in f.cones)):
+        A = cone.A.tocoo()
+        # One row, since entries of a cone cannot be scaled one by one.
+        add(np.full(A.nnz, count), A.col, A.data)
+        used = np.flatnonzero(cone.b)
+        add(np.full(len(used), count), np.full(len(used), n), cone.b[used])
+        count += 1
+    rows, columns, sizes = (np.concatenate(part) for part in (row, column, size))
+    in_row = np.maximum(np.bincount(rows, minlength=count), 1)
+    in_column = np.maximum(np.bincount(columns, minlength=n + 1), 1)
+    r, c = np.zeros(count), np.zeros(n + 1)
+    # The constant's column and those of integers keep their unit.
+    fixed = np.append(form.columns.integer, True)
+    for _ in range(_SWEEPS):
+        r = -np.bincount(rows, sizes + c[columns], count) / in_row
+        c = -np.bincount(columns, sizes + r[rows], n + 1) / in_column
+        c[fixed] = 0.0
+    exponent = np.round(c[:n])
+    exponent[abs(exponent) <= _COLUMN] = 0.0
+    return 2.0**exponent
+
+
+def _row_factors(rows: Rows, columns: Array) -> Array:
+    """Return powers of two after which the largest coefficient of every row is near one."""
+    if not len(rows):
+        return np.empty(0)
+    A = rows.A
+    largest = np.zeros(len(rows))
+    entry = np.repeat(np.arange(len(rows)), np.diff(A.indptr))
+    np.maximum.at(largest, entry, abs(A.data) * columns[A.indices])
+    terms = rows.products
+    if terms.row.size:
+        np.maximum.at(largest, terms.row, abs(terms.value) * columns[terms.factors].prod(axis=1))
+    return _power(largest, _ROW)
+
+
+def _cost_factor(objective: Objective, columns: Array, own: Array, plain: tuple) -> float:
+    """Return the power of two after which the largest coefficient of ``own`` is near one."""
+    P = objective.P[own]
+    entry = np.repeat(own, np.diff(P.indptr))
+    sizes = [
+        abs(objective.c[own]) * columns[own],
+        abs(P.data) * columns[entry] * columns[P.indices],
+    ]
+    if objective.cubic.row.size:
+        sizes.append(abs(objective.cubic.value) * columns[objective.cubic.factors].prod(axis=1))
+    largest = max(float(part.max(initial=0.0)) for part in sizes)
+    return float(_power(np.array([largest]), plain)[0])
+
+
+def _power(largest: Array, plain: tuple[float, float]) -> Array:
+    exponent = np.zeros(len(largest))
+    used = largest > 0
+    exponent[used] = np.round(_exponent(largest[used]))
+    exponent[(exponent >= plain[0]) & (exponent <= plain[1])] = 0.0
+    return 2.0**-exponent
+
+
+# ------------------------------------------------------------------------------------- the new form
+
+
+def _matrix(A: sp.csr_array, rows: Array, columns: Array) -> sp.csr_array:
+    data = A.data * np.repeat(rows, np.diff(A.indptr)) * columns[A.indices]
+    return sp.csr_array((data, A.indices, A.indptr), shape=A.shape)
+
+
+def _rows(rows: Rows, columns: Array, factor: Array) -> Rows:
+    terms = rows.products
+    if terms.row.size:
+        scale = factor[terms.row] * columns[terms.factors].prod(axis=1)
+        terms = replace(terms, value=terms.value * scale)
+    return replace(rows, A=_matrix(rows.A, factor, columns), b=rows.b * factor, products=terms)
+
+
+def _cone(cone: Cone, columns: Array) -> Cone:
+    return replace(cone, A=_matrix(cone.A, np.ones(len(cone.b)), columns))
+
+
+def _objective(objective: Objective, columns: Array, factor: float) -> Objective:
+    cubic = objective.cubic
+    if cubic.row.size:
+        scale = factor * columns[cubic.factors].prod(axis=1)
+        cubic = replace(cubic, value=cubic.value * scale)
+    return replace(
+        objective,
+        P=_matrix(objective.P, factor * columns, columns),
+        c=objective.c * columns * factor,
+        constant=objective.constant * factor,
+        cubic=cubic,
+    )
