@@ -19,6 +19,10 @@ _ROW = (-5.0, 5.0)
 _COST = (-5.0, 10.0)
 _LEADER = (-10.0, 17.0)
 _SWEEPS = 20
+# So many powers of two below its row's largest, an entry does not count; where its column is
+# bounded and it is below rounding at that bound, it is taken out.
+_FAR = 50.0
+_ROUNDING = 2.0**-53
 #: A bound or a right-hand side of this size is a placeholder, not a size.
 PLACEHOLDER = 1e12
 
@@ -33,6 +37,14 @@ class FollowerScale:
         Factor of its objective.
     rows
         Factor of each row, shape ``(m,)``.
+
+    Examples
+    --------
+    >>> import bilevel as bl
+    >>> from bilevel.problem.scaling import Scaling
+    >>> scaling = Scaling.of(bl.instances.get("T1").problem.compile())
+    >>> scaling.followers[0].objective
+    1.0
     """
 
     objective: float
@@ -63,6 +75,23 @@ class Scaling:
         Factor of the leader's objective.
     followers
         The followers' factors.
+
+    Notes
+    -----
+    Columns are scaled by the least squares of Curtis and Reid over the logarithms of coefficients,
+    right-hand sides and bounds, rows and objectives by their largest coefficient. Problems whose
+    data lie between ``2**-7`` and ``2**10`` are not scaled at all.
+
+    References
+    ----------
+    Curtis and Reid (1972), "On the automatic scaling of matrices for Gaussian elimination".
+
+    Examples
+    --------
+    >>> import bilevel as bl
+    >>> from bilevel.problem.scaling import Scaling
+    >>> Scaling.of(bl.instances.get("T1").problem.compile()).is_plain
+    True
     """
 
     original: StandardForm
@@ -130,12 +159,16 @@ class Scaling:
 
 
 def _scaled(form: StandardForm) -> Scaling:
-    reduced = replace(form, followers=tuple(_own_part(form, k) for k in range(len(form.followers))))
+    own = tuple(_own_part(form, k) for k in range(len(form.followers)))
+    rows = _without_idle(form.rows, form)
+    reduced = form
+    same = rows is form.rows and all(a is b for a, b in zip(own, form.followers, strict=True))
+    if not same:
+        reduced = replace(form, followers=own, rows=rows)
     ones = np.ones(form.n)
     if _is_plain(reduced):
-        same = all(a is b for a, b in zip(reduced.followers, form.followers, strict=True))
         followers = tuple(FollowerScale(1.0, np.ones(len(f.rows))) for f in form.followers)
-        return Scaling(form, form if same else reduced, ones, 1.0, followers)
+        return Scaling(form, reduced, ones, 1.0, followers)
     columns = _column_factors(reduced)
     followers = []
     for follower in reduced.followers:
@@ -173,8 +206,9 @@ def _scaled(form: StandardForm) -> Scaling:
 def _own_part(form: StandardForm, k: int) -> FollowerForm:
     """Return a follower without the terms of its objective that it cannot change."""
     follower = form.followers[k]
+    rows = _without_idle(follower.rows, form)
     if any(k == other for _, other in form.values):
-        return follower
+        return replace(follower, rows=rows) if rows is not follower.rows else follower
     own = np.zeros(form.n, bool)
     own[follower.columns] = True
     objective = follower.objective
@@ -188,6 +222,7 @@ def _own_part(form: StandardForm, k: int) -> FollowerForm:
         and entries.all()
         and not objective.c[others].any()
         and terms.all()
+        and rows is follower.rows
     ):
         return follower
     P = P.copy()
@@ -196,7 +231,29 @@ def _own_part(form: StandardForm, k: int) -> FollowerForm:
     if not terms.all():
         cubic = Monomials(cubic.row[terms], cubic.factors[terms], cubic.value[terms])
     c = np.where(own, objective.c, 0.0)
-    return replace(follower, objective=replace(objective, P=P, c=c, constant=0.0, cubic=cubic))
+    objective = replace(objective, P=P, c=c, constant=0.0, cubic=cubic)
+    return replace(follower, objective=objective, rows=rows)
+
+
+def _without_idle(rows: Rows, form: StandardForm) -> Rows:
+    """Return rows without coefficients that play no role anywhere within their column's bounds."""
+    A = rows.A
+    if not A.nnz:
+        return rows
+    size = abs(A.data)
+    largest = abs(rows.b)
+    entry = np.repeat(np.arange(len(rows)), np.diff(A.indptr))
+    np.maximum.at(largest, entry, size)
+    if not (size <= _ROUNDING * largest[entry]).any():
+        return rows
+    reach = np.maximum(abs(form.columns.lower), abs(form.columns.upper))[A.indices]
+    with np.errstate(invalid="ignore"):
+        idle = (size > 0) & (size * reach <= _ROUNDING * largest[entry])
+    if not idle.any():
+        return rows
+    kept = sp.csr_array((np.where(idle, 0.0, A.data), A.indices.copy(), A.indptr.copy()), A.shape)
+    kept.eliminate_zeros()
+    return replace(rows, A=kept)
 
 
 # ------------------------------------------------------------------------------------- what is big
@@ -262,6 +319,11 @@ def _column_factors(form: StandardForm) -> Array:
         add(np.full(len(used), count), np.full(len(used), n), cone.b[used])
         count += 1
     rows, columns, sizes = (np.concatenate(part) for part in (row, column, size))
+    # An entry far below its row's largest says nothing about units.
+    largest = np.full(count, -np.inf)
+    np.maximum.at(largest, rows, sizes)
+    near = sizes > largest[rows] - _FAR
+    rows, columns, sizes = rows[near], columns[near], sizes[near]
     in_row = np.maximum(np.bincount(rows, minlength=count), 1)
     in_column = np.maximum(np.bincount(columns, minlength=n + 1), 1)
     r, c = np.zeros(count), np.zeros(n + 1)

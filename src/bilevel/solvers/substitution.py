@@ -22,6 +22,7 @@ from bilevel.solvers.pieces import (
     reasons_against_pieces,
     worst_pieces,
 )
+from bilevel.solvers.refutation import tested
 from bilevel.solvers.solver import AbstractSolver, Outcome, Recorder, Request
 from bilevel.status import Status
 from bilevel.structure import Stance
@@ -68,7 +69,9 @@ class Substitution(AbstractSolver):
 
     def run(self, form: StandardForm, request: Request) -> Outcome:
         """See the abstract method."""
-        return _Search(form, request).run()
+        outcome = _Search(form, request).run()
+        # A region thinner than a tolerance may have been missed, with its best point.
+        return tested(form, outcome, request) if outcome.status is Status.OPTIMAL else outcome
 
 
 class _Search:
