@@ -13,7 +13,7 @@ from bilevel.errors import ProblemError
 from bilevel.problem.functions import Array
 from bilevel.problem.problem import Problem
 from bilevel.problem.scaling import Scaling
-from bilevel.problem.standard import StandardForm, is_strictly_convex
+from bilevel.problem.standard import StandardForm
 from bilevel.program import Termination
 from bilevel.response.best_response import (
     FollowerResponse,
@@ -30,7 +30,7 @@ from bilevel.structure import Stance
 # From this smallest curvature on, relative to the largest, a response is as certain as its value.
 _CURVED = 1e-4
 # A response may be missed by ten times the tolerance of a gap.
-_DISTANCE = 0.1
+_MISSED = 10.0
 
 
 def verify(
@@ -146,6 +146,7 @@ def certify(form: StandardForm, w: Array, tolerances: Tolerances) -> Certificate
         max(*violations[:2], follower_violation, multipliers) <= tolerances.violation
         and violations[2] <= tolerances.integrality
         and gap <= tolerances.gap
+        and not any(f.far for f in followers)
     )
     if form.stance is Stance.PESSIMISTIC:
         verdict, more = _pessimistic_verdict(form, leader_value, ends, tolerances)
@@ -181,6 +182,7 @@ class _Check:
     response: FollowerResponse
     gap: float
     violation: float
+    far: bool
     notes: tuple[str, ...]
 
 
@@ -195,8 +197,16 @@ def _check_followers(form: StandardForm, w: Array, tolerances: Tolerances) -> li
         value = _own_value(form, k, w)
         notes = []
         gap = np.inf
+        far = False
         if found.termination is Termination.OPTIMAL:
             gap = _relative_gap(form, k, w, value, found, tolerances.gap)
+            distance = _distance(form, k, w, found)
+            if gap <= tolerances.gap and distance > _MISSED * tolerances.gap:
+                far = True
+                notes.append(
+                    f"The one best response of follower {follower.name!r} is {distance:.2g} away, "
+                    f"relative to its size."
+                )
         elif found.termination is Termination.INFEASIBLE:
             notes.append(f"Follower {follower.name!r} has no feasible response to this decision.")
         elif found.termination is Termination.UNBOUNDED:
@@ -205,14 +215,14 @@ def _check_followers(form: StandardForm, w: Array, tolerances: Tolerances) -> li
             notes.append(
                 f"Follower {follower.name!r} could not be solved again ({found.termination.value})."
             )
-        checks.append(_Check(found, float(gap), violation, tuple(notes)))
+        checks.append(_Check(found, float(gap), violation, far, tuple(notes)))
     return checks
 
 
 def _relative_gap(
     form: StandardForm, k: int, w: Array, value: float, found: FollowerResponse, tolerance: float
 ) -> float:
-    """Return a follower's gap, relative to what it can change, or its distance if that is more.
+    """Return a follower's gap, relative to what it can change.
 
     A large value says nothing about what is at stake: between 1e6 and 1e6 + 1 a follower can change
     one. So where only the value makes a gap small, it is compared with the follower's range.
@@ -223,16 +233,25 @@ def _relative_gap(
     size = max(1.0, abs(found.value))
     if tolerance < short <= tolerance * size:
         size = max(1.0, min(size, _range(form, k, w, found.value)))
-    gap = short / size
+    return short / size
+
+
+def _distance(form: StandardForm, k: int, w: Array, found: FollowerResponse) -> float:
+    """Return how far a point is from a clearly strictly convex follower's response, relative."""
     follower = form.followers[k]
     own = follower.columns
-    if found.y is not None and not follower.cones:
-        objective = follower.objective.project(own, w)
-        if is_strictly_convex(objective, np.arange(len(own)), _CURVED):
-            distance = float(abs(w[own] - found.y).max(initial=0.0))
-            near = distance / max(1.0, float(abs(found.y).max(initial=0.0)))
-            gap = max(gap, near * _DISTANCE)
-    return gap
+    if found.y is None or follower.cones:
+        return 0.0
+    step = w[own] - found.y
+    short = _own_value(form, k, w) - found.bound
+    if short <= 0.0 or not step.any():
+        return 0.0
+    curvature = np.linalg.eigvalsh(follower.objective.project(own, w).P.toarray())
+    least, most = float(curvature[0]), float(curvature[-1])
+    # What a route misses of the response itself is not held against the point: its value must tell.
+    if least <= _CURVED * most or short < 0.1 * least * float(step @ step):
+        return 0.0
+    return float(abs(step).max()) / max(1.0, float(abs(found.y).max(initial=0.0)))
 
 
 def _range(form: StandardForm, k: int, w: Array, least: float) -> float:

@@ -16,9 +16,12 @@ from bilevel.problem.standard import FollowerForm, StandardForm
 _PLAIN = (-7.0, 10.0)
 _COLUMN = 6.0
 _ROW = (-5.0, 5.0)
-_COST = (-5.0, 10.0)
+_COST = (-5.0, 5.0)
 _LEADER = (-10.0, 17.0)
-_SWEEPS = 20
+_SWEEPS = 30
+# What a right-hand side, and what a bound counts beside a coefficient.
+_SIDE = 0.1
+_BOUND = 0.02
 # So many powers of two below its row's largest, an entry does not count; where its column is
 # bounded and it is below rounding at that bound, it is taken out.
 _FAR = 50.0
@@ -196,6 +199,7 @@ def _scaled(form: StandardForm) -> Scaling:
                 objective=_objective(follower.objective, columns, scale.objective),
                 rows=_rows(follower.rows, columns, scale.rows),
                 cones=tuple(_cone(cone, columns) for cone in follower.cones),
+                units=(scale.rows / scale.objective, 1.0 / scale.rows),
             )
             for follower, scale in zip(reduced.followers, followers, strict=True)
         ),
@@ -261,7 +265,8 @@ def _without_idle(rows: Rows, form: StandardForm) -> Rows:
 
 def _is_plain(form: StandardForm) -> bool:
     """Return whether all data lie within sizes that need no scaling."""
-    low, high = 2.0 ** _PLAIN[0], 2.0 ** _PLAIN[1]
+    low = 2.0 ** _PLAIN[0]
+    high = 2.0 ** _PLAIN[1]
     parts = [form.columns.lower, form.columns.upper]
     for objective in (form.objective, *(f.objective for f in form.followers)):
         parts += [objective.P.data, objective.c, objective.cubic.value]
@@ -279,63 +284,80 @@ def _exponent(values: Array) -> Array:
 
 
 def _column_factors(form: StandardForm) -> Array:
-    """Return powers of two that bring the entries of all rows as near to one as they come.
+    """Return powers of two that bring the coefficients of all rows as near to one as they come.
 
-    The least squares of Curtis and Reid (1972) over logarithms of entries, right-hand sides and
-    bounds, which fix how large a column's values are; a curved objective gives a row too. Rows
-    absorb what they can; integers stay integers.
+    The least squares of Curtis and Reid (1972) over logarithms of entries; rows absorb what they
+    can, and the gradient of a curved follower gives rows too. Right-hand sides and bounds count
+    little: they say how large values may be, not in which units. Integers stay integers.
     """
     n = form.n
-    row, column, size = [], [], []
-    count = 0
-
-    def add(rows: Array, columns: Array, values: Array) -> None:
-        used = (values != 0) & (abs(values) < PLACEHOLDER)
-        row.append(rows[used])
-        column.append(columns[used])
-        size.append(_exponent(values[used]))
-
+    found = _Entries(n)
     for rows in (form.rows, *(f.rows for f in form.followers)):
         A = rows.A.tocoo()
-        add(A.row + count, A.col, A.data)
-        add(np.arange(len(rows)) + count, np.full(len(rows), n), rows.b)
-        count += len(rows)
+        found.add(A.row, A.col, A.data, rows.b)
     for bound in (form.columns.lower, form.columns.upper):
-        index = np.flatnonzero(np.isfinite(bound) & (bound != 0) & (abs(bound) < PLACEHOLDER))
-        add(np.arange(len(index)) + count, index, np.ones(len(index)))
-        add(np.arange(len(index)) + count, np.full(len(index), n), bound[index])
-        count += len(index)
+        index = np.flatnonzero(np.isfinite(bound))
+        found.add(np.arange(len(index)), index, np.ones(len(index)), bound[index], _BOUND)
     for follower in form.followers:
-        curved = follower.objective.P.diagonal()[follower.columns]
-        index = follower.columns[curved != 0]
-        add(np.arange(len(index)) + count, index, curved[curved != 0])
-        add(np.arange(len(index)) + count, np.full(len(index), n), follower.objective.c[index])
-        count += len(index)
+        P = follower.objective.P[follower.columns].tocoo()
+        if P.nnz:
+            found.add(P.row, P.col, P.data, follower.objective.c[follower.columns])
     for cone in (*form.cones, *(c for f in form.followers for c in f.cones)):
         A = cone.A.tocoo()
         # One row, since entries of a cone cannot be scaled one by one.
-        add(np.full(A.nnz, count), A.col, A.data)
-        used = np.flatnonzero(cone.b)
-        add(np.full(len(used), count), np.full(len(used), n), cone.b[used])
-        count += 1
-    rows, columns, sizes = (np.concatenate(part) for part in (row, column, size))
-    # An entry far below its row's largest says nothing about units.
-    largest = np.full(count, -np.inf)
-    np.maximum.at(largest, rows, sizes)
-    near = sizes > largest[rows] - _FAR
-    rows, columns, sizes = rows[near], columns[near], sizes[near]
-    in_row = np.maximum(np.bincount(rows, minlength=count), 1)
-    in_column = np.maximum(np.bincount(columns, minlength=n + 1), 1)
-    r, c = np.zeros(count), np.zeros(n + 1)
+        found.add(np.zeros(A.nnz, int), A.col, A.data, np.array([abs(cone.b).max(initial=0.0)]))
     # The constant's column and those of integers keep their unit.
-    fixed = np.append(form.columns.integer, True)
-    for _ in range(_SWEEPS):
-        r = -np.bincount(rows, sizes + c[columns], count) / in_row
-        c = -np.bincount(columns, sizes + r[rows], n + 1) / in_column
-        c[fixed] = 0.0
-    exponent = np.round(c[:n])
+    exponent = np.round(found.exponents(np.append(form.columns.integer, True))[:n])
     exponent[abs(exponent) <= _COLUMN] = 0.0
     return 2.0**exponent
+
+
+class _Entries:
+    """Entries of rows with weights; column ``n`` is that of constants."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+        self._count = 0
+        self._parts: list[tuple[Array, Array, Array, Array]] = []
+
+    def add(
+        self, rows: Array, columns: Array, values: Array, b: Array, weight: float = 1.0
+    ) -> None:
+        """Add rows ``values w = b``."""
+        side = np.full(len(b), min(weight, _SIDE))
+        self._parts.append((rows + self._count, columns, values, np.full(len(values), weight)))
+        places = np.arange(len(b)) + self._count
+        self._parts.append((places, np.full(len(b), self._n), b, side))
+        self._count += len(b)
+
+    def exponents(self, fixed: Array) -> Array:
+        """Return the exponent of each column, zero where ``fixed``."""
+        count = self._count
+        n = self._n
+        rows, columns, values, weight = (
+            np.concatenate(part) for part in zip(*self._parts, strict=True)
+        )
+        used = (values != 0) & (abs(values) < PLACEHOLDER)
+        # An entry far below its row's largest says nothing about units.
+        size = np.full(len(values), -np.inf)
+        size[used] = _exponent(values[used])
+        largest = np.full(count, -np.inf)
+        np.maximum.at(largest, rows, size)
+        used &= size > largest[rows] - _FAR
+        rows = rows[used]
+        columns = columns[used]
+        weight = weight[used]
+        size = size[used]
+        in_row = np.bincount(rows, weight, count)
+        in_column = np.bincount(columns, weight, n + 1)
+        in_row[in_row == 0.0] = 1.0
+        in_column[in_column == 0.0] = 1.0
+        c = np.zeros(n + 1)
+        for _ in range(_SWEEPS):
+            r = -np.bincount(rows, weight * (size + c[columns]), count) / in_row
+            c = -np.bincount(columns, weight * (size + r[rows]), n + 1) / in_column
+            c[fixed] = 0.0
+        return c
 
 
 def _row_factors(rows: Rows, columns: Array) -> Array:
@@ -353,13 +375,16 @@ def _row_factors(rows: Rows, columns: Array) -> Array:
 
 
 def _cost_factor(objective: Objective, columns: Array, own: Array, plain: tuple) -> float:
-    """Return the power of two after which the largest coefficient of ``own`` is near one."""
+    """Return the power of two after which the largest coefficient of ``own`` is near one.
+
+    Where there are terms of degree two, they decide: beside a linear term that is larger by far
+    they would not be seen any more.
+    """
     P = objective.P[own]
     entry = np.repeat(own, np.diff(P.indptr))
-    sizes = [
-        abs(objective.c[own]) * columns[own],
-        abs(P.data) * columns[entry] * columns[P.indices],
-    ]
+    sizes = [abs(P.data) * columns[entry] * columns[P.indices]]
+    if not P.nnz:
+        sizes.append(abs(objective.c[own]) * columns[own])
     if objective.cubic.row.size:
         sizes.append(abs(objective.cubic.value) * columns[objective.cubic.factors].prod(axis=1))
     largest = max(float(part.max(initial=0.0)) for part in sizes)
@@ -379,7 +404,8 @@ def _power(largest: Array, plain: tuple[float, float]) -> Array:
 
 def _matrix(A: sp.csr_array, rows: Array, columns: Array) -> sp.csr_array:
     data = A.data * np.repeat(rows, np.diff(A.indptr)) * columns[A.indices]
-    return sp.csr_array((data, A.indices, A.indptr), shape=A.shape)
+    # Sorting one matrix in place must not move the other's places.
+    return sp.csr_array((data, A.indices.copy(), A.indptr.copy()), shape=A.shape)
 
 
 def _rows(rows: Rows, columns: Array, factor: Array) -> Rows:

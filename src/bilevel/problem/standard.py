@@ -63,6 +63,9 @@ class FollowerForm:
         ``g`` and ``h``, linear in the owned columns.
     cones
         Its conic constraints.
+    units
+        What one unit of each row's multiplier, and of its slack, is in the user's units, where the
+        problem was scaled.
     """
 
     name: str
@@ -70,6 +73,7 @@ class FollowerForm:
     objective: Objective
     rows: Rows
     cones: tuple[Cone, ...] = ()
+    units: tuple[Array, Array] | None = None
 
     @cached_property
     def is_linear(self) -> bool:

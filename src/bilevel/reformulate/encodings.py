@@ -206,6 +206,8 @@ class BigM(AbstractEncoding):
     def bounds(self, form: StandardForm, k: int, slacks: bool = True) -> PairBounds:
         """See the abstract method."""
         m = len(form.followers[k].rows)
+        # What the user gives is in the user's units.
+        units = form.followers[k].units or (1.0, 1.0)
         said = []
         if self.multiplier is None:
             # Strong duality bounds only what is multiplied by a leader's column.
@@ -213,7 +215,7 @@ class BigM(AbstractEncoding):
             multiplier, origin = multiplier_bounds(form, k, needed)
             said.append(f"multipliers: {origin}")
         else:
-            multiplier = np.full(m, float(self.multiplier))
+            multiplier = np.full(m, float(self.multiplier)) / units[0]
             said.append("multipliers: given by the user, not proved")
         if not slacks:
             slack = np.full(m, np.inf)
@@ -221,7 +223,7 @@ class BigM(AbstractEncoding):
             slack, origin = slack_bounds(form, k)
             said.append(f"slacks: {origin}")
         else:
-            slack = np.full(m, float(self.slack))
+            slack = np.full(m, float(self.slack)) / units[1]
             said.append("slacks: given by the user, not proved")
         return PairBounds(multiplier, slack, "; ".join(said))
 

@@ -27,6 +27,9 @@ from bilevel.solvers.values import entries_of, late_multipliers, names_of, read,
 from bilevel.status import Status
 from bilevel.structure import Stance
 
+# A point that misses more than this is not one that lives on a tolerance, but a wrong one.
+_ON_A_TOLERANCE = 1e-3
+
 
 def solve_compiled(
     problem: Problem,
@@ -102,10 +105,15 @@ def certified(
     built = time.perf_counter() - began
     asked = _inside(scaling, request)
     found = _attempt(scaling, chosen, asked)
-    if isinstance(solver, Auto | None) and found.is_open:
+    doubted = found.outcome.status in NEGATIVE and not found.outcome.stopped
+    if isinstance(solver, Auto | None) and (found.is_open or doubted):
         for other in Auto().others(scaling.form, chosen):
             left = asked.after(time.perf_counter() - began)
             second = _attempt(scaling, other, replace(left, resume=None))
+            if found.outcome.status in NEGATIVE:
+                # A negative word needs a second route that agrees.
+                found = second if second.outcome.status.has_point else found
+                break
             if second.is_better(found):
                 reason = f"{reason}; it proved nothing, so {type(other).__name__} had its turn"
                 found, chosen = second, other
@@ -169,12 +177,23 @@ def _judged(
     first = certify(form, outcome.w, Tolerances())
     if first.accepted:
         return outcome, first
+    missed = max(
+        first.leader_violation,
+        first.coupling_violation,
+        first.integrality_violation,
+        first.follower_violation,
+        first.follower_gap,
+        first.multiplier_violation,
+    )
+    note = f"{outcome.note} The point did not pass verification.".strip()
+    failed = replace(outcome, status=Status.FAILED, note=note)
+    if missed > _ON_A_TOLERANCE:
+        return failed, first
     finish = worst_completion if form.stance is Stance.PESSIMISTIC else optimistic_completion
     exact = finish(form, np.clip(outcome.w, form.columns.lower, form.columns.upper))
     second = None if exact is None else certify(form, exact, Tolerances())
     if exact is None or second is None or not second.accepted:
-        note = f"{outcome.note} The point did not pass verification.".strip()
-        return replace(outcome, status=Status.FAILED, note=note), first
+        return failed, first
     value = form.objective.evaluate(exact)
     status = outcome.status
     if status is Status.OPTIMAL and not request.gap_closed(value, outcome.bound):
