@@ -193,14 +193,15 @@ def best_response(
         raw, tight = _by_levels(program, raw)
     else:
         tight = _tight(program, raw)
-    value = program.objective.evaluate(np.asarray(raw.v))
+    y = np.asarray(raw.v)
+    value = program.objective.evaluate(y)
     face = _face(program, raw, tight, ~form.columns.auxiliary[own])
     bound = value
     cones = raw.cone_duals or ()
     if program.cones and raw.duals is not None:
-        bound = min(value, weak_bound(program, raw.v, raw.duals, cones))
+        bound = min(value, weak_bound(program, y, raw.duals, cones))
         route = f"{route} with weak duality"
-    return FollowerResponse(Termination.OPTIMAL, raw.v, value, raw.duals, face, route, bound, cones)
+    return FollowerResponse(Termination.OPTIMAL, y, value, raw.duals, face, route, bound, cones)
 
 
 def single_point(y: Array) -> Rows:
