@@ -115,7 +115,7 @@ def in_units(scaling: Scaling, w: Array, found: Certificate) -> Certificate:
     form = scaling.original
     values = {f.name: f.objective.sign * f.objective.evaluate(w) for f in form.followers}
     if scaling.is_plain:
-        return replace(found, follower_values=values)
+        return replace(found, follower_values=values, scales=scaling.notes)
 
     def known(value: float | None) -> float | None:
         return None if value is None else scaling.value(value)

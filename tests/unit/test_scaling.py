@@ -81,3 +81,28 @@ def test_what_a_follower_cannot_change_is_taken_off():
     assert solution.follower_values[follower.name] == pytest.approx(1e8)
     assert not bl.verify(problem, {"x": 0.0, "y": 9.0}).accepted
     assert bl.verify(problem, {"x": 0.0, "y": 0.0}).accepted
+
+
+@pytest.mark.parametrize("far", [1e12, 1e15, 1e20, 1e30])
+def test_a_placeholder_is_no_bound_and_is_said_once(far):
+    for leader, follower in ((far, None), (10.0, far)):
+        x, y = cp.Variable(name="x"), cp.Variable(name="y")
+        rows = [y >= 0] if follower is None else [y >= 0, y <= follower]
+        shop = bl.Follower(cp.Maximize(10 * y - cp.square(y) - x * y), rows, [y], name="shop")
+        problem = bl.Problem(cp.Maximize(x * y), [x >= 0, x <= leader], [shop])
+        solution = bl.solve(problem)
+        assert solution.status.name == "OPTIMAL"
+        assert solution.leader_value == pytest.approx(12.5, abs=1e-5)
+        assert [one.count("taken as none") for one in solution.certificate.scales] == [1]
+
+
+def test_a_coefficient_that_plays_no_role_is_left_out():
+    """``c x + y >= 2`` with ``x <= 5`` is ``y >= 2`` in doubles: 9, as without the term."""
+    for c in (1e-20, 1e-60, 1e-100):
+        x, y, z = (cp.Variable(name=name) for name in "xyz")
+        rows = [y + z == 3, y >= 0, z >= 0, y <= 5, z <= 5]
+        follower = bl.Follower(cp.Minimize(-y + z), rows, variables=[y, z])
+        leader_rows = [x >= 0, x <= 5, x + y <= 8, x + y >= 6, c * x + y >= 2]
+        solution = bl.solve(bl.Problem(cp.Minimize(x + 2 * y), leader_rows, [follower]))
+        assert solution.status.name == "OPTIMAL"
+        assert solution.leader_value == pytest.approx(9.0, abs=1e-5)

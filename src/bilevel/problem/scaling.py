@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bilevel.problem.functions import Array, Cone, Monomials, Objective, Rows
-from bilevel.problem.standard import FollowerForm, StandardForm
+from bilevel.problem.standard import Columns, FollowerForm, StandardForm
 
 # Exponents within which data are left as they are: nobody's tolerances suffer from them, and
 # problems in sensible units are solved as they were written.
@@ -147,6 +147,9 @@ class Scaling:
 
     def _sentences(self) -> list[str]:
         said = []
+        if far := _placeholders(self.original):
+            more = f" and {len(far) - 3} more" if len(far) > 3 else ""
+            said.append(f"bounds of 1e12 and more taken as none: {', '.join(far[:3])}{more}")
         names = self.original.columns.names
         moved = np.flatnonzero(self.columns != 1.0)
         if len(moved):
@@ -162,12 +165,13 @@ class Scaling:
 
 
 def _scaled(form: StandardForm) -> Scaling:
+    columns = _without_far_bounds(form.columns)
     own = tuple(_own_part(form, k) for k in range(len(form.followers)))
     rows = _without_idle(form.rows, form)
     reduced = form
     same = rows is form.rows and all(a is b for a, b in zip(own, form.followers, strict=True))
-    if not same:
-        reduced = replace(form, followers=own, rows=rows)
+    if not same or columns is not form.columns:
+        reduced = replace(form, columns=columns, followers=own, rows=rows)
     ones = np.ones(form.n)
     if _is_plain(reduced):
         followers = tuple(FollowerScale(1.0, np.ones(len(f.rows))) for f in form.followers)
@@ -188,7 +192,9 @@ def _scaled(form: StandardForm) -> Scaling:
     scaled = replace(
         reduced,
         columns=replace(
-            form.columns, lower=form.columns.lower / columns, upper=form.columns.upper / columns
+            reduced.columns,
+            lower=reduced.columns.lower / columns,
+            upper=reduced.columns.upper / columns,
         ),
         objective=_objective(reduced.objective, columns, leader),
         rows=_rows(reduced.rows, columns, _row_factors(reduced.rows, columns)),
@@ -205,6 +211,21 @@ def _scaled(form: StandardForm) -> Scaling:
         ),
     )
     return Scaling(form, scaled, columns, leader, tuple(followers))
+
+
+def _placeholders(form: StandardForm) -> list[str]:
+    """Return the names of columns and rows whose bounds are placeholders."""
+    columns = form.columns
+    far = np.isfinite(columns.lower) & (columns.lower <= -PLACEHOLDER)
+    far |= np.isfinite(columns.upper) & (columns.upper >= PLACEHOLDER)
+    found = [columns.names[i] for i in np.flatnonzero(far)]
+    for rows in (form.rows, *(f.rows for f in form.followers)):
+        if len(rows):
+            cleared = _without_idle(rows, form)
+            gone = np.diff(rows.A.indptr) > 0
+            gone &= np.diff(cleared.A.indptr) == 0
+            found += [rows.names[i] for i in np.flatnonzero(gone)]
+    return found
 
 
 def _own_part(form: StandardForm, k: int) -> FollowerForm:
@@ -239,15 +260,36 @@ def _own_part(form: StandardForm, k: int) -> FollowerForm:
     return replace(follower, objective=objective, rows=rows)
 
 
+def _without_far_bounds(columns: Columns) -> Columns:
+    """Return columns in which a placeholder is no bound."""
+    lower = np.where(columns.lower <= -PLACEHOLDER, -np.inf, columns.lower)
+    upper = np.where(columns.upper >= PLACEHOLDER, np.inf, columns.upper)
+    same = (lower == columns.lower).all() and (upper == columns.upper).all()
+    return columns if same else replace(columns, lower=lower, upper=upper)
+
+
 def _without_idle(rows: Rows, form: StandardForm) -> Rows:
-    """Return rows without coefficients that play no role anywhere within their column's bounds."""
+    """Return rows without coefficients that play no role anywhere within their column's bounds.
+
+    A row whose right-hand side is a placeholder becomes ``0 <= 1``: it keeps its place, and has no
+    multiplier.
+    """
     A = rows.A
     if not A.nnz:
         return rows
     size = abs(A.data)
-    largest = abs(rows.b)
+    largest = np.zeros(len(rows))
     entry = np.repeat(np.arange(len(rows)), np.diff(A.indptr))
     np.maximum.at(largest, entry, size)
+    far = ~rows.equality & (rows.b >= PLACEHOLDER * largest) & (largest > 0.0)
+    far[rows.products.row] = False
+    if far.any():
+        A = sp.csr_array(
+            (np.where(far[entry], 0.0, A.data), A.indices.copy(), A.indptr.copy()), A.shape
+        )
+        A.eliminate_zeros()
+        return _without_idle(replace(rows, A=A, b=np.where(far, 1.0, rows.b)), form)
+    largest = np.maximum(largest, abs(rows.b))
     if not (size <= _ROUNDING * largest[entry]).any():
         return rows
     reach = np.maximum(abs(form.columns.lower), abs(form.columns.upper))[A.indices]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bilevel.certificates import certify, in_units
-from bilevel.errors import ProblemError, UnsupportedProblem
+from bilevel.errors import BilevelError, ProblemError, UnsupportedProblem
 from bilevel.problem.leaves import parameter_value
 from bilevel.problem.problem import Problem
 from bilevel.problem.scaling import Scaling
@@ -109,7 +109,10 @@ def certified(
     if isinstance(solver, Auto | None) and (found.is_open or doubted):
         for other in Auto().others(scaling.form, chosen):
             left = asked.after(time.perf_counter() - began)
-            second = _attempt(scaling, other, replace(left, resume=None))
+            try:
+                second = _attempt(scaling, other, replace(left, resume=None))
+            except BilevelError:
+                continue
             if found.outcome.status in NEGATIVE:
                 # A negative word needs a second route that agrees.
                 found = second if second.outcome.status.has_point else found
