@@ -106,3 +106,15 @@ def test_a_coefficient_that_plays_no_role_is_left_out():
         solution = bl.solve(bl.Problem(cp.Minimize(x + 2 * y), leader_rows, [follower]))
         assert solution.status.name == "OPTIMAL"
         assert solution.leader_value == pytest.approx(9.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e8, 1e12, 1e14])
+def test_a_tiny_unit_does_not_hide_the_leader_from_a_row(size):
+    """``y = 5 - x`` violates ``3 y - 3 x <= 4`` for every ``x <= 1``, in whatever unit ``y`` is."""
+    x, y = cp.Variable(name="x"), cp.Variable(name="y")
+    rows = [size * y + x <= 5, size * y >= 1]
+    follower = bl.Follower(cp.Maximize(3 * size * y), rows, variables=[y])
+    leader_rows = [x >= 0.5, x <= 1, 3 * size * y - 3 * x <= 4]
+    problem = bl.Problem(cp.Minimize(-x), leader_rows, [follower])
+    for solver in (None, bl.Branching(), bl.SingleLevel(), bl.Substitution()):
+        assert bl.solve(problem, solver, throw=False).status is bl.Status.INFEASIBLE

@@ -379,7 +379,7 @@ class _Entries:
         rows, columns, values, weight = (
             np.concatenate(part) for part in zip(*self._parts, strict=True)
         )
-        used = (values != 0) & (abs(values) < PLACEHOLDER)
+        used = (values != 0) & ((abs(values) < PLACEHOLDER) | (columns < n))
         # An entry far below its row's largest says nothing about units.
         size = np.full(len(values), -np.inf)
         size[used] = _exponent(values[used])
